@@ -1,0 +1,1 @@
+"""Panoptic segmentation that installs, trains, predicts and scores."""

@@ -1,0 +1,9 @@
+"""Errors whose message is meant for the person at the keyboard."""
+
+
+class InputError(ValueError):
+    """Something the user gave is wrong: a file, a field, a value.
+
+    The message is one line that names the file or field, the value, what was expected and the remedy.
+    The command line prints it without a traceback and ends with exit code 2.
+    """
