@@ -19,7 +19,7 @@ resized one, padded right and bottom to the size of its batch). Resized and padd
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int32, Int64, Shaped, UInt8
@@ -37,6 +37,13 @@ VOID_LABEL = 255
 """Value of label maps where nothing is labelled."""
 Size = tuple[int, int]
 """Height and width in pixels."""
+
+NormKind = Literal["none", "batch", "sync_batch", "group"]
+"""Norm after a convolution of neck and heads."""
+BackboneNorm = Literal["frozen_batch", "batch", "sync_batch", "group"]
+"""What becomes of a backbone's batch norms: constants, learned, learned over all processes, group norm instead."""
+ChannelOrder = Literal["rgb", "bgr"]
+"""What the network expects; pictures outside the network are always RGB."""
 
 
 # --- files -> transforms ---

@@ -1,0 +1,152 @@
+"""Any timm network as a pyramid of strides 4 to 32."""
+
+from typing import assert_never, cast
+
+import timm
+import torch
+from jaxtyping import Float
+from timm.layers.norm_act import BatchNormAct2d, freeze_batch_norm_2d
+from timm.models._features import FeatureListNet
+from timm.models.resnet import Bottleneck
+from torch import Tensor, nn
+
+from thingstuff.errors import InputError
+from thingstuff.model.layers import make_norm
+from thingstuff.structures import BackboneNorm, Pyramid
+
+STRIDES = (4, 8, 16, 32)
+
+
+class Backbone(nn.Module):
+    """A timm network that returns its features at strides 4, 8, 16 and 32.
+
+    Args:
+        name: Any timm name whose ``features_only`` form has these strides, for example ``resnet50`` or
+            ``convnext_tiny``.
+        in_channels: Channels of the picture.
+        pretrained: Fetch timm's ImageNet weights from the hub.
+        norm: What becomes of the network's batch norms: ``frozen_batch`` keeps them as constants, ``batch`` and
+            ``sync_batch`` learn them, ``group`` replaces them. Networks without batch norm keep what they have.
+        frozen_stages: How much does not learn: 0 nothing, 1 the stem, 2 the stem and the stride-4 stage, and so on.
+        stride_in_first_conv: Put the stride of ResNet's bottlenecks on the first 1x1 convolution, where the original
+            (Caffe) ResNets and Detectron2's MSRA weights have it, instead of on the 3x3.
+
+    Raises:
+        InputError: timm does not know the name, or the network has other strides or cannot be changed as asked.
+    """
+
+    channels: tuple[int, ...]
+    """Channels at strides 4, 8, 16 and 32."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        in_channels: int = 3,
+        pretrained: bool = False,
+        norm: BackboneNorm = "batch",
+        frozen_stages: int = 0,
+        stride_in_first_conv: bool = False,
+    ) -> None:
+        super().__init__()
+        self.body = _create(name, in_channels, pretrained)
+        info = {reduction: index for index, reduction in enumerate(self.body.feature_info.reduction())}  # pyright: ignore
+        self.channels = tuple(self.body.feature_info.channels()[info[stride]] for stride in STRIDES)  # pyright: ignore
+        self._indices = tuple(info[stride] for stride in STRIDES)
+        if stride_in_first_conv:
+            _move_stride_to_first_conv(self.body, name)
+        self.body = _convert_norms(self.body, norm)
+        self._frozen = _stages(self.body, frozen_stages, name)
+        for module in self._frozen:
+            module.requires_grad_(False)
+
+    def forward(self, images: Float[Tensor, "B C H W"]) -> Pyramid:
+        """Compute the features of normalised pictures.
+
+        Args:
+            images: Normalised and padded to a multiple of 32.
+        """
+        features = self.body(images)
+        return Pyramid({stride: features[index] for stride, index in zip(STRIDES, self._indices, strict=True)})
+
+    def train(self, mode: bool = True) -> "Backbone":
+        """Set training mode; frozen stages stay in evaluation mode, so that their norms keep their statistics."""
+        super().train(mode)
+        for module in self._frozen:
+            module.eval()
+        return self
+
+
+def _create(name: str, in_channels: int, pretrained: bool) -> nn.Module:
+    if not timm.is_model(name):
+        near = timm.list_models(f"*{name.split('_')[0].rstrip('0123456789')}*")[:4]
+        hint = f"; near: {', '.join(near)}" if near else ""
+        raise InputError(f"backbone: timm has no network named {name!r}{hint}")
+    try:
+        with torch.device("meta"):
+            plan = timm.create_model(name, features_only=True, pretrained=False)
+        reductions: list[int] = plan.feature_info.reduction()  # pyright: ignore
+    except (RuntimeError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"backbone: timm's {name!r} gives no feature pyramid ({error}); choose a hierarchical network"
+        ) from error
+    if missing := set(STRIDES) - set(reductions):
+        raise InputError(
+            f"backbone: {name!r} has features at strides {reductions}, but {sorted(missing)} is missing; "
+            "choose a network with strides 4, 8, 16 and 32"
+        )
+    indices = tuple(reductions.index(stride) for stride in STRIDES)
+    return timm.create_model(name, features_only=True, out_indices=indices, pretrained=pretrained, in_chans=in_channels)
+
+
+def _convert_norms(body: nn.Module, norm: BackboneNorm) -> nn.Module:
+    match norm:
+        case "batch":
+            return body
+        case "frozen_batch":
+            return freeze_batch_norm_2d(body)
+        case "sync_batch":
+            return nn.SyncBatchNorm.convert_sync_batchnorm(body)
+        case "group":
+            return _batch_to_group_norm(body)
+        case _:
+            assert_never(norm)
+
+
+def _batch_to_group_norm(module: nn.Module) -> nn.Module:
+    if isinstance(module, nn.BatchNorm2d):
+        group_norm = make_norm("group", module.num_features)
+        # timm's BatchNormAct2d carries the activation that follows; it has to be kept.
+        return (
+            nn.Sequential(group_norm, cast(nn.Module, module.act)) if isinstance(module, BatchNormAct2d) else group_norm
+        )
+    for name, child in module.named_children():
+        setattr(module, name, _batch_to_group_norm(child))
+    return module
+
+
+def _move_stride_to_first_conv(body: nn.Module, name: str) -> None:
+    blocks = [module for module in body.modules() if isinstance(module, Bottleneck)]
+    if not blocks:
+        raise InputError(
+            f"backbone: stride_in_first_conv is for ResNets with bottlenecks (resnet50 and up), not {name!r}"
+        )
+    for block in blocks:
+        if block.conv2.stride != (1, 1):
+            block.conv1.stride, block.conv2.stride = block.conv2.stride, block.conv1.stride
+
+
+def _stages(body: nn.Module, count: int, name: str) -> tuple[nn.Module, ...]:
+    """The stem and the first ``count - 1`` stages."""
+    if count == 0:
+        return ()
+    if not isinstance(body, FeatureListNet):
+        raise InputError(f"backbone: frozen_stages needs a network whose stages timm lists one by one, not {name!r}")
+    stages, done = [], 1
+    for key, module in body.items():
+        if key in body.return_layers:
+            done += 1
+        if done > count:
+            break
+        stages.append(module)
+    return tuple(stages)
