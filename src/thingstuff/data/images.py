@@ -1,0 +1,162 @@
+"""Pictures and id maps from files, and where the segments of an id map lie."""
+
+import struct
+import warnings
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int32, Int64, UInt8
+from PIL import ExifTags, Image
+
+from thingstuff.errors import InputError
+from thingstuff.structures import decode_ids
+
+_DECODING_ERRORS = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, struct.error, zlib.error)
+"""What Pillow's readers raise on damaged files."""
+
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What turns a picture of each EXIF orientation upright."""
+
+
+def read_image(path: Path | str) -> UInt8[np.ndarray, "H W 3"]:
+    """Read a picture as upright 8-bit RGB.
+
+    The EXIF orientation is applied; grey, palette, CMYK and transparent pictures are converted (alpha is dropped), 16
+    bits are scaled to 8, and of an animation the first frame is taken.
+
+    Raises:
+        InputError: The file is missing, a folder, not a picture, cut short, or too large to be opened safely.
+    """
+    with _opened(path) as image:
+        rgb = _to_rgb(image, path)
+        transpose = _UPRIGHT.get(_orientation(image))
+        return np.array(rgb if transpose is None else rgb.transpose(transpose))
+
+
+def read_id_map(path: Path | str) -> Int32[np.ndarray, "H W"]:
+    """Read the id map of a picture from the PNG file of the COCO panoptic format.
+
+    Raises:
+        InputError: As for ``read_image``; or the file is not a PNG of three (or four) 8-bit channels.
+    """
+    with _opened(path) as image:
+        kind = f"{image.format} file of mode {image.mode}"
+        if image.format == "PNG":
+            with open(path, "rb") as file:
+                bits = file.read(25)[24]  # the header's bit depth, which Pillow hides
+            kind = f"{bits}-bit PNG file of mode {image.mode}"
+            if bits == 8 and image.mode in ("RGB", "RGBA"):
+                return decode_ids(np.asarray(image)[..., :3])
+        raise InputError(
+            f"{path}: this is a {kind}, not an 8-bit RGB PNG file; write ids as R + 256 G + 65536 B (0 is void)"
+        )
+
+
+@contextmanager
+def _opened(path: Path | str) -> Iterator[Image.Image]:
+    """Open and decode a picture; whatever goes wrong here or in the body becomes an ``InputError``."""
+    if Path(path).is_dir():
+        raise InputError(f"{path}: this is a folder, not a picture; name the files in it")
+    try:
+        # Pillow warns of large pictures, which are welcome, and of damaged side data, which is not used.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(path) as image:
+                image.load()
+                yield image
+    except InputError:
+        raise
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: there is no such picture; check the path") from error
+    except PermissionError as error:
+        raise InputError(f"{path}: no permission to read this picture; change the file's permissions") from error
+    except Image.DecompressionBombError as error:
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 1_000_000
+        raise InputError(
+            f"{path}: the picture has more than {limit} million pixels; cut it into tiles or scale it down"
+        ) from error
+    except Image.UnidentifiedImageError as error:
+        state = "empty (0 bytes)" if not Path(path).stat().st_size else "not a picture of a format that Pillow reads"
+        raise InputError(f"{path}: the file is {state}; replace it by a JPEG, PNG, TIFF or WebP file") from error
+    except _DECODING_ERRORS as error:
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"{path}: the picture is damaged or cut short ({reason}); copy or download it again"
+        ) from error
+
+
+def _to_rgb(image: Image.Image, path: Path | str) -> Image.Image:
+    sixteen_bits = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM")
+    if sixteen_bits:
+        values = np.asarray(image).astype(np.uint32)
+        image = Image.fromarray(((values + 128) // 257).astype(np.uint8))
+    elif image.mode in ("I", "F"):
+        raise InputError(f"{path}: 32-bit pixels have no fixed white; convert the picture to 8 or 16 bits")
+    elif image.mode in ("P", "PA", "La", "RGBa"):
+        # Only this way are palettes with alpha looked up and premultiplied colours divided.
+        image = image.convert("RGBA")
+    return image.convert("RGB")
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation, 1)
+    except _DECODING_ERRORS:
+        return 1  # a picture with a damaged EXIF block is shown as stored by every viewer
+
+
+@dataclass(frozen=True, slots=True)
+class LocatedSegments:
+    """Where the listed segments of an id map lie.
+
+    Attributes:
+        index: 1 + position in the list of each pixel's segment; 0 where void or of a segment that is not listed.
+        areas: Pixels of each listed segment, perhaps 0.
+        boxes: Tight ``xyxy`` box of each listed segment in pixels of the map; all 0 for a segment without pixels.
+    """
+
+    index: Int32[np.ndarray, "H W"]
+    areas: Int64[np.ndarray, " n"]
+    boxes: Int64[np.ndarray, "n 4"]
+
+
+def locate_segments(ids: Int32[np.ndarray, "H W"], segment_ids: Sequence[int]) -> LocatedSegments:
+    """Find areas and boxes of all segments in one pass over the map.
+
+    Args:
+        ids: Segment id of every pixel.
+        segment_ids: Distinct ids of the segments to find.
+    """
+    # Everything is counted on runs of equal pixels in a row, some hundred times fewer than pixels.
+    height, width = ids.shape
+    pixels = ids.ravel()
+    begins = np.ones(pixels.size, dtype=bool)
+    np.not_equal(pixels[1:], pixels[:-1], out=begins[1:])
+    begins[::width] = True
+    starts = np.flatnonzero(begins)
+    lengths = np.diff(starts, append=pixels.size)
+    values, inverse = np.unique(pixels[starts], return_inverse=True)
+    position = {identity: row for row, identity in enumerate(segment_ids, start=1)}
+    index = np.array([position.get(value, 0) for value in values.tolist()], dtype=np.int32)[inverse]
+
+    areas = np.bincount(index, weights=lengths, minlength=len(segment_ids) + 1).astype(np.int64)
+    rows, columns = np.divmod(starts, width)
+    boxes = np.tile(np.array([width, height, 0, 0]), (len(areas), 1))
+    np.minimum.at(boxes[:, 0], index, columns)
+    np.minimum.at(boxes[:, 1], index, rows)
+    np.maximum.at(boxes[:, 2], index, columns + lengths)
+    np.maximum.at(boxes[:, 3], index, rows + 1)
+    boxes[areas == 0] = 0
+    return LocatedSegments(np.repeat(index, lengths).reshape(ids.shape), areas[1:], boxes[1:])
