@@ -9,12 +9,12 @@ RED = rgb(200, 0, 0)
 @pytest.fixture
 def canvas() -> Canvas:
     image, ids = np.zeros((3, 40, 60), dtype=np.float32), np.zeros((40, 60), dtype=np.int32)
-    return Canvas(image, ids, np.random.default_rng(0), 10.0, 3.0, rgb(1, 1, 1), rgb(9, 9, 9))
+    return Canvas(image, ids, np.random.default_rng(0), 10, 3.0, rgb(1, 1, 1), rgb(9, 9, 9))
 
 
 def test_perspective_grows_from_the_horizon_down(canvas: Canvas):
-    assert canvas.scale(10.0) == 0
-    assert canvas.scale(40.0) == 10.0
+    assert canvas.scale(10) == 0
+    assert canvas.scale(40) == 10.0
     assert canvas.row(0.5) == 25.0
 
 

@@ -114,6 +114,13 @@ def test_a_confident_false_detection_halves_precision(kind):
 
 
 @KINDS
+def test_false_detections_count_only_among_objects_of_their_size(kind):
+    detections = found([(10, 0, 60, 40), (0, 0, 5, 5)], [CAT, CAT], [0.9, 0.5])
+    result = average_precision([truth_of([(0, 0, 5, 5)], [CAT])], [detections], LABELS, kind=kind)
+    assert (result.ap, result.small, result.medium) == (pytest.approx(0.5), pytest.approx(1), None)
+
+
+@KINDS
 def test_crowd_is_neither_missed_nor_wrong_to_find(kind):
     truth = truth_of([(0, 0, 10, 10), (20, 0, 60, 40)], [CAT, CAT], [False, True])
     inside = found([(25, 5, 35, 15), (40, 5, 50, 15), (0, 0, 10, 10)], [CAT] * 3, [0.9, 0.8, 0.7])

@@ -60,7 +60,7 @@ def find_json(root: Path, kind: str, split: str) -> Path:
     return path
 
 
-def read_document(path: Path) -> dict[str, list[Any]]:
+def read_document(path: Path) -> dict[str, Any]:
     """Read a COCO JSON file and check that it has the three lists, and at least one annotation."""
     try:
         document = json.loads(path.read_bytes())

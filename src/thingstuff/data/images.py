@@ -40,9 +40,22 @@ def read_image(path: Path | str) -> UInt8[np.ndarray, "H W 3"]:
         InputError: The file is missing, a folder, not a picture, cut short, or too large to be opened safely.
     """
     with _opened(path) as image:
-        rgb = _to_rgb(image, path)
-        transpose = _UPRIGHT.get(_orientation(image))
-        return np.array(rgb if transpose is None else rgb.transpose(transpose))
+        return upright_rgb(image, path)
+
+
+def upright_rgb(image: Image.Image, source: Path | str) -> UInt8[np.ndarray, "H W 3"]:
+    """Convert an opened picture to upright 8-bit RGB, as ``read_image`` describes.
+
+    Args:
+        image: The picture.
+        source: What to call it in messages.
+
+    Raises:
+        InputError: Its pixels have no fixed range.
+    """
+    rgb = _to_rgb(image, source)
+    transpose = _UPRIGHT.get(_orientation(image))
+    return np.array(rgb if transpose is None else rgb.transpose(transpose))
 
 
 def read_id_map(path: Path | str) -> Int32[np.ndarray, "H W"]:

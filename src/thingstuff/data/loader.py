@@ -8,7 +8,7 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol, runtime_checkable
 
@@ -47,22 +47,22 @@ class PictureSource(Protocol):
         ...
 
 
-@dataclass(frozen=True)
 class CachedSource:
     """Keeps decoded pictures in memory, for small data sets that are read many times.
 
     What does not fit is read anew each time. Worker processes of a loader keep one cache each. The arrays of cached
     samples are handed out again and again, so nobody may write into them.
 
-    Attributes:
+    Args:
         source: Where pictures come from.
         max_bytes: Limit of the pixels and maps kept, in each process.
     """
 
-    source: PictureSource
-    max_bytes: int
-    _samples: dict[int, Sample] = field(default_factory=dict, init=False, repr=False, compare=False)
-    _bytes: list[int] = field(default_factory=lambda: [0], init=False, repr=False, compare=False)
+    def __init__(self, source: PictureSource, max_bytes: int) -> None:
+        self.source = source
+        self.max_bytes = max_bytes
+        self._samples: dict[int, Sample] = {}
+        self._num_bytes = 0
 
     @property
     def labels(self) -> LabelSet:
@@ -82,8 +82,8 @@ class CachedSource:
             return self._samples[index]
         sample = self.source.read(index)
         # Nothing is evicted: in shuffled epochs the oldest picture is as likely to come next as any.
-        if self._bytes[0] + _num_bytes(sample) <= self.max_bytes:
-            self._bytes[0] += _num_bytes(sample)
+        if self._num_bytes + _num_bytes(sample) <= self.max_bytes:
+            self._num_bytes += _num_bytes(sample)
             self._samples[index] = sample
         return sample
 
@@ -258,7 +258,7 @@ def _unpacked(loader: Iterable[PackedBatch | InputError]) -> Iterator[Batch]:
     for packed in loader:
         if isinstance(packed, InputError):
             raise packed
-        yield packed.unpack()
+        yield packed
 
 
 @dataclass(frozen=True)
@@ -286,6 +286,6 @@ def _collate_packed(
             return sample
         read.append(sample)
     try:
-        return pack(collate(read, labels, size_divisor))
+        return collate(read, labels, size_divisor)
     except InputError as error:
         return error

@@ -43,7 +43,7 @@ class Canvas:
         image: RGB from 0 to 255, channels first.
         ids: Segment id of every pixel, 0 where nothing is labelled.
         rng: The only source of randomness.
-        horizon: Row of the horizon in pixels.
+        horizon: First row below the horizon.
         camera: Height of the camera above the ground in metres, which sets the size of everything.
         light: Colour of the daylight as a factor; it multiplies what is painted.
         haze: Colour of the sky at the horizon.
@@ -52,7 +52,7 @@ class Canvas:
     image: Float32[np.ndarray, "3 H W"]
     ids: Int32[np.ndarray, "H W"]
     rng: np.random.Generator
-    horizon: Number
+    horizon: int
     camera: Number
     light: Color
     haze: Color

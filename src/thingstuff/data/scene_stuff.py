@@ -34,10 +34,10 @@ def draw_sky(canvas: Canvas, segment: int, zenith: Color, cloudiness: float) -> 
 def draw_grass(canvas: Canvas, segment: int) -> None:
     """The ground up to the horizon: patches that shrink with distance, blades, sometimes mown stripes."""
     rng, window = canvas.rng, canvas.ground()
-    color = pick_color(
-        rng,
-        *(((0.19, 0.36), (0.35, 0.7), (0.4, 0.72)), ((0.11, 0.18), (0.3, 0.55), (0.55, 0.8)))[int(rng.random() < 0.25)],
-    )
+    if rng.random() < 0.25:  # dry
+        color = pick_color(rng, (0.11, 0.18), (0.3, 0.55), (0.55, 0.8))
+    else:
+        color = pick_color(rng, (0.19, 0.36), (0.35, 0.7), (0.4, 0.72))
     depth, columns = _depth(canvas, window), window.x / canvas.height
     shade = 0.93 + 0.12 * smooth_noise(rng, 3 * depth, 5 * columns) + 0.1 * smooth_noise(rng, 9 * depth, 40 * columns)
     if rng.random() < 0.2:
@@ -218,21 +218,16 @@ def draw_tree(pen: Pen) -> None:
     kind = rng.random()
     pen.canvas.shadow(*pen.at(0, 0), 1.6 * pen.scale, 0.4 * pen.scale)
     if kind < 0.35:  # bush
-        size = rng.uniform(0.5, 1.0)
-        _draw_leaves(
-            pen,
-            [(size * x, size * y, size * rng.uniform(0.6, 0.9)) for x, y in ((-0.9, 0.5), (0, 0.8), (0.8, 0.5))],
-            color,
-        )
+        size, places = rng.uniform(0.5, 1.0), ((-0.9, 0.5), (0.0, 0.8), (0.8, 0.5))
+        _draw_leaves(pen, [(size * x, size * y, size * rng.uniform(0.6, 0.9)) for x, y in places], color)
         return
     trunk = rng.uniform(1.2, 2.2)
     pen.limb((0, 0), (0, trunk + 0.8), rng.uniform(0.3, 0.5), pick_color(rng, (0.04, 0.1), (0.2, 0.5), (0.2, 0.45)))
     if kind < 0.55:  # conifer
         discs = [(0.0, trunk + 0.85 * k, 1.15 - 0.21 * k) for k in range(5)]
     else:
-        discs = [(rng.uniform(-1.2, 1.2), trunk + rng.uniform(0.4, 2.2), rng.uniform(0.8, 1.2)) for _ in range(5)] + [
-            (0.0, trunk + 1.0, 1.2)
-        ]
+        discs = [(rng.uniform(-1.2, 1.2), trunk + rng.uniform(0.4, 2.2), rng.uniform(0.8, 1.2)) for _ in range(5)]
+        discs.append((0.0, trunk + 1.0, 1.2))
     _draw_leaves(pen, discs, color)
 
 

@@ -101,7 +101,7 @@ DAYLIGHTS = (NOON, NOON, OVERCAST, MORNING, SUNSET, DUSK)
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A class of things: how it is drawn and where it belongs.
+    """Something that stands, floats or flies: how it is drawn and where it belongs.
 
     Attributes:
         label: Class index.
@@ -127,6 +127,7 @@ KINDS = (
     Kind(BOAT, things.draw_boat, (WATER,), (0.1, 0.75), 1.8),
 )
 CROWD_KINDS = (KINDS[1], KINDS[1], KINDS[4])
+TREE = Kind(FOLIAGE, stuff.draw_tree, (GRASS,), (0.08, 0.95), 0.3)
 
 
 @dataclass(frozen=True)
@@ -215,7 +216,7 @@ def _new_canvas(rng: np.random.Generator, size: Size) -> tuple[Canvas, Color]:
     # Portraits are seen from higher up, so that things do not fill their width.
     camera = rng.uniform(3.4, 5.2) * max(1.0, height / width)
     image, ids = np.zeros((3, height, width), dtype=np.float32), np.zeros(size, dtype=np.int32)
-    horizon = float(rng.uniform(0.28, 0.48) * height)
+    horizon = round(rng.uniform(0.28, 0.48) * height)
     return Canvas(image, ids, rng, horizon, float(camera), light / 255, np.minimum(haze, 255)), zenith
 
 
@@ -295,11 +296,10 @@ def _find_place(canvas: Canvas, kind: Kind, beside: Pen | None = None) -> Pen | 
 
 def _place_trees(canvas: Canvas, layout: Layout) -> list[tuple[Callable[[Pen], None], Pen]]:
     """Trees and bushes on the grass."""
-    tree = Kind(FOLIAGE, stuff.draw_tree, (GRASS,), (0.08, 0.95), 0.3)
-    places = [_find_place(canvas, tree) for _ in range(canvas.rng.integers(layout.trees + 1))]
+    places = [_find_place(canvas, TREE) for _ in range(canvas.rng.integers(layout.trees + 1))]
     # In true proportion the nearest trees would hide half of the picture.
     return [
-        (tree.draw, replace(pen, segment=FOLIAGE + 1, scale=1.8 * canvas.unit**0.15 * pen.scale**0.85))
+        (TREE.draw, replace(pen, segment=FOLIAGE + 1, scale=1.8 * canvas.unit**0.15 * pen.scale**0.85))
         for pen in places
         if pen is not None
     ]
@@ -308,7 +308,8 @@ def _place_trees(canvas: Canvas, layout: Layout) -> list[tuple[Callable[[Pen], N
 def _place_things(canvas: Canvas) -> list[tuple[Kind, list[Pen], bool]]:
     """Choose things for the surfaces there are: the kind, one pen for each member, and whether they are a crowd."""
     rng = canvas.rng
-    visible = set(np.flatnonzero(np.bincount(canvas.ids[::4, ::4].reshape(-1)) > 30) - 1)
+    coarse = canvas.ids[::4, ::4].reshape(-1)
+    visible = set((np.flatnonzero(np.bincount(coarse) > 0.02 * coarse.size) - 1).tolist())
     kinds = [kind for kind in KINDS if visible.intersection(kind.surfaces)]
     placed, last = [], None
     for _ in range(0 if rng.random() < 0.04 else rng.integers(3, 10)):
@@ -343,9 +344,8 @@ def _draw_void(canvas: Canvas) -> None:
     if rng.random() < 0.5:
         thickness = rng.uniform(3, 8) * unit
         pen = Pen(canvas, 0, canvas.height, 1, VOID_ID)
-        pen.box(
-            -9, -9, *((canvas.width + 9, thickness) if rng.random() < 0.5 else (thickness, canvas.height + 9)), color
-        )
+        right, top = (canvas.width + 9, thickness) if rng.random() < 0.5 else (thickness, canvas.height + 9)
+        pen.box(-9, -9, right, top, color)
         return
     x, y = rng.uniform(0, canvas.width), canvas.row(rng.uniform(0.2, 1.0))
     radius_x, radius_y = rng.uniform(6, 16) * unit, rng.uniform(4, 10) * unit

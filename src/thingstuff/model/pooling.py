@@ -64,10 +64,9 @@ class AssignedLevelPool(nn.Module):
             # A region that belongs to another level has no size here: RoIAlign takes no sample and returns zeros, so
             # the sum over levels picks the right one without a data-dependent number of regions per level.
             here = torch.cat([regions[:, :1], regions[:, 1:] * mine], dim=1)
-            features = pyramid.features[stride]
-            part = roi_align(
-                features, here.to(features.dtype), self.size, 1 / stride, self.sampling_ratio, self.aligned
-            )
+            # In float32: bfloat16 cannot say where a box is.
+            features = pyramid.features[stride].float()
+            part = roi_align(features, here, self.size, 1 / stride, self.sampling_ratio, self.aligned)
             if not self.aligned or self.sampling_ratio > 0:
                 part = part * mine[..., None, None]
             pooled = part if pooled is None else pooled + part

@@ -55,7 +55,7 @@ class Objective(nn.Module):
     anchor, on sampled regions, and the masks of all classes.
 
     Normalisers are averaged over all processes, so that N processes with B pictures each minimise what one process
-    with N x B pictures does. (Detectron2 normalises within each process.)
+    with N x B pictures does. (Detectron2 normalises within each process.) In evaluation mode each process counts alone.
 
     Args:
         network: What learns.
@@ -91,9 +91,11 @@ class Objective(nn.Module):
             proposals = network.rpn.select(anchors, batch.sizes)
             self._regions(network.region, pyramid, proposals, batch.targets, generators, sums, counts)
         names = list(sums)
-        normalizers = _mean_over_processes(torch.stack([counts[name] for name in names])).clamp(min=1)
+        normalizers = torch.stack([counts[name] for name in names])
+        if self.training:
+            normalizers = _mean_over_processes(normalizers)
         weights = torch.tensor([self._weight(name) for name in names], device=normalizers.device)
-        averages = torch.stack([sums[name] for name in names]) / normalizers * weights
+        averages = torch.stack([sums[name] for name in names]) / normalizers.clamp(min=1) * weights
         return Losses(**dict(zip(names, averages.unbind(), strict=True)))
 
     def _weight(self, name: str) -> float:

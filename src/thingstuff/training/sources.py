@@ -1,0 +1,67 @@
+"""From the choices of a recipe to pictures and to what happens to them."""
+
+from pathlib import Path
+
+from thingstuff.data.coco import CocoPanopticSource, open_coco_panoptic
+from thingstuff.data.loader import CachedSource, PictureSource, repeat_factors
+from thingstuff.data.scenes import SceneSource
+from thingstuff.data.transforms import Augmentation, ColorJitter
+from thingstuff.errors import InputError
+from thingstuff.evaluate import check_labels
+from thingstuff.recipe import AugmentationConfig, PictureConfig, Recipe, ScenesConfig
+
+_CACHE_BYTES = 2 * 1024**3
+"""Decoded pictures of small data sets stay in memory up to this size, over all reading processes."""
+_BYTES_PER_PIXEL = 7
+"""Three of the picture, four of the id map."""
+
+
+def open_sources(recipe: Recipe, data: Path | None) -> tuple[PictureSource, PictureSource]:
+    """Pictures to learn from and pictures to judge on.
+
+    Args:
+        recipe: Says where pictures come from.
+        data: Root of the data set; scenes need none.
+
+    Raises:
+        InputError: The data set is missing or damaged, or both splits differ in their classes.
+    """
+    source = recipe.source
+    if isinstance(source, ScenesConfig):
+        size = source.size
+        return SceneSource(source.train_seed, source.train_count, size), SceneSource(
+            source.val_seed, source.val_count, size
+        )
+    if data is None:
+        raise InputError(f"recipe {recipe.name} needs a data set; name its root with --data")
+    train = open_coco_panoptic(data, source.train_split, source.overlapping_instances)
+    val = open_coco_panoptic(data, source.val_split)
+    check_labels(train.labels, val.labels, str(val.json_path))
+    return train, val
+
+
+def with_cache(source: PictureSource, workers: int) -> PictureSource:
+    """Keep decoded pictures in memory where all of them fit."""
+    if isinstance(source, SceneSource):
+        return source
+    pixels = sum(height * width for height, width in source.picture_sizes())
+    needed = pixels * _BYTES_PER_PIXEL
+    return CachedSource(source, needed) if needed * max(workers, 1) <= _CACHE_BYTES else source
+
+
+def repeats(source: PictureSource, threshold: float) -> list[float] | None:
+    """How often each picture is shown in an epoch; None: once."""
+    if threshold == 0 or not isinstance(source, CocoPanopticSource):
+        return None
+    return repeat_factors((source.picture_labels(index) for index in range(len(source))), threshold)
+
+
+def training_augmentation(config: AugmentationConfig) -> Augmentation:
+    """What happens to training pictures."""
+    color = None if config.color is None else ColorJitter(**config.color.model_dump())
+    return Augmentation(**(dict(config) | {"color": color}))
+
+
+def test_sizing(config: PictureConfig) -> Augmentation:
+    """The size policy of prediction, and nothing else."""
+    return Augmentation(short_sides=(config.short_side,), max_side=config.max_side)
