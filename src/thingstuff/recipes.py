@@ -71,7 +71,7 @@ def tiny_scenes() -> Recipe:
             ema_decay=0.998,
         ),
         schedule=ScheduleConfig(
-            steps=1500, warmup_steps=100, decay="cosine", milestones=(), final_factor=0.01, evaluate_every=250
+            steps=1100, warmup_steps=100, decay="cosine", milestones=(), final_factor=0.01, evaluate_every=275
         ),
     )
 

@@ -1,4 +1,5 @@
 import itertools
+import signal
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -254,10 +255,12 @@ def test_a_damaged_picture_ends_in_one_line(num_workers):
 
 @forks
 def test_a_picture_with_thousands_of_objects_leaves_files_to_open():
-    # One file descriptor for each mask would pass the usual limit of 1024.
+    # One file descriptor for each mask would pass the usual limit of 1024, and the worker would send nothing.
     resource = pytest.importorskip("resource")
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(256, limits[1]), limits[1]))
+    handler = signal.signal(signal.SIGALRM, stop_waiting)
+    signal.alarm(60)
     try:
         loader = training_loader(
             CrowdedSource(),
@@ -273,8 +276,14 @@ def test_a_picture_with_thousands_of_objects_leaves_files_to_open():
         )
         counts = [[len(target.masks) for target in batch.targets or ()] for batch in loader]
     finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, handler)
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
     assert counts == [[900, 900], [900, 900]]
+
+
+def stop_waiting(*_: object) -> None:
+    raise TimeoutError("the worker process sends nothing")
 
 
 class CrowdedSource:

@@ -258,7 +258,7 @@ def _unpacked(loader: Iterable[PackedBatch | InputError]) -> Iterator[Batch]:
     for packed in loader:
         if isinstance(packed, InputError):
             raise packed
-        yield packed
+        yield packed.unpack()
 
 
 @dataclass(frozen=True)
@@ -286,6 +286,6 @@ def _collate_packed(
             return sample
         read.append(sample)
     try:
-        return collate(read, labels, size_divisor)
+        return pack(collate(read, labels, size_divisor))
     except InputError as error:
         return error

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torchvision.ops import roi_align
 
 from thingstuff.model import boxes as box_ops
+from thingstuff.model.roi_align import roi_align_pyramid
 from thingstuff.structures import Pyramid
 
 CANONICAL_LEVEL = 4
@@ -58,15 +59,18 @@ class AssignedLevelPool(nn.Module):
         """Pool each region from its level."""
         regions = with_batch_index(boxes)
         level = assign_level(regions[:, 1:], self.strides)
+        features = [pyramid.features[stride].float() for stride in self.strides]  # bfloat16 cannot say where a box is
+        if features[0].requires_grad and features[0].device.type == "cpu":
+            return roi_align_pyramid(
+                features, regions, level, self.size, self.strides, self.sampling_ratio, self.aligned
+            )
         pooled = None
         for position, stride in enumerate(self.strides):
             mine = (level == position)[:, None]
             # A region that belongs to another level has no size here: RoIAlign takes no sample and returns zeros, so
             # the sum over levels picks the right one without a data-dependent number of regions per level.
             here = torch.cat([regions[:, :1], regions[:, 1:] * mine], dim=1)
-            # In float32: bfloat16 cannot say where a box is.
-            features = pyramid.features[stride].float()
-            part = roi_align(features, here, self.size, 1 / stride, self.sampling_ratio, self.aligned)
+            part = roi_align(features[position], here, self.size, 1 / stride, self.sampling_ratio, self.aligned)
             if not self.aligned or self.sampling_ratio > 0:
                 part = part * mine[..., None, None]
             pooled = part if pooled is None else pooled + part

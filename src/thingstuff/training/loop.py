@@ -152,8 +152,8 @@ def _make_plan(recipe: Recipe, run: Run, num_processes: int) -> _Plan:
     batch_size = run.batch_size or recipe.optim.batch_size
     if batch_size % (num_processes * run.accumulate):
         raise InputError(
-            f"a batch of {batch_size} pictures cannot be shared by {num_processes} processes with {run.accumulate} parts "
-            f"each; take a multiple of {num_processes * run.accumulate} as --batch-size"
+            f"a batch of {batch_size} pictures cannot be shared by {num_processes} processes with {run.accumulate} "
+            f"parts each; take a multiple of {num_processes * run.accumulate} as --batch-size"
         )
     scale = recipe.optim.batch_size / batch_size
     return _Plan(

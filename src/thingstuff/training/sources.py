@@ -58,8 +58,15 @@ def repeats(source: PictureSource, threshold: float) -> list[float] | None:
 
 def training_augmentation(config: AugmentationConfig) -> Augmentation:
     """What happens to training pictures."""
-    color = None if config.color is None else ColorJitter(**config.color.model_dump())
-    return Augmentation(**(dict(config) | {"color": color}))
+    return Augmentation(
+        short_sides=config.short_sides,
+        max_side=config.max_side,
+        flip=config.flip,
+        vertical_flip=config.vertical_flip,
+        scale_jitter=config.scale_jitter,
+        crop=config.crop,
+        color=None if config.color is None else ColorJitter(**config.color.model_dump()),
+    )
 
 
 def test_sizing(config: PictureConfig) -> Augmentation:
