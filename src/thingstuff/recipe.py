@@ -247,8 +247,8 @@ class ColorConfig(Schema):
     """Of contrast."""
     saturation: Fraction = 0.0
     """Of saturation."""
-    hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0
-    """Of hue, as part of the colour circle."""
+    hue: Fraction = 0.0
+    """Of hue; 1 is half the colour circle either way."""
 
 
 class AugmentationConfig(Schema):

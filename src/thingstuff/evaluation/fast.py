@@ -1,0 +1,175 @@
+"""The extra ``[fast]``: whether it is there, where its machine code is kept, and the memory it works in.
+
+Machine code is made the first time on a computer (some seconds) and kept in the user's cache folder; from then on it is
+loaded in a fraction of a second. Without the extra, all functions of the package give the same results more slowly.
+"""
+
+import importlib
+import importlib.util
+import os
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+from jaxtyping import Int32, Int64
+
+from thingstuff.evaluation.png import FilteredPng
+
+_TABLE = 1024
+"""Pairs of ids that the table of a new workspace holds; it grows when a picture has more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fast:
+    """The loaded extra.
+
+    Attributes:
+        compiled: ``thingstuff.evaluation.compiled``.
+        inflater: A module with ``crc32``, ``decompress`` and ``error`` as ``zlib`` has them.
+        seconds: Processor time that loading, or the first time compiling, took.
+    """
+
+    compiled: ModuleType
+    inflater: ModuleType
+    seconds: float
+
+
+_lock = threading.Lock()
+
+
+def load() -> Fast | None:
+    """Load the extra, compiling it if this is the first time; None if it is not installed."""
+    with _lock:
+        return _load()
+
+
+def is_installed() -> bool:
+    """Whether ``load`` would find the extra, without loading it."""
+    return all(importlib.util.find_spec(name) is not None for name in ("numba", "zlib_ng"))
+
+
+@cache
+def _load() -> Fast | None:
+    started = time.process_time()
+    try:
+        import numba
+        from zlib_ng import zlib_ng
+    except ImportError:
+        return None
+    configured = numba.config.CACHE_DIR
+    # Numba reads the folder where functions are declared. Its own choice is __pycache__ beside the package, which is
+    # swept at every upgrade and often not writable.
+    numba.config.CACHE_DIR = configured or str(_cache_folder())
+    try:
+        compiled = importlib.import_module("thingstuff.evaluation.compiled")
+    finally:
+        numba.config.CACHE_DIR = configured
+    extra = Fast(compiled, zlib_ng, 0.0)
+    pixels = np.zeros((1, 4), dtype=np.int32)
+    count_maps(extra, pixels, pixels)
+    png = FilteredPng((1, 1), 3, np.zeros(4, dtype=np.uint8))
+    count_files(extra, png, png)
+    return Fast(compiled, zlib_ng, time.process_time() - started)
+
+
+def _cache_folder() -> Path:
+    if sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return base / "thingstuff"
+
+
+@dataclass
+class _Workspace(threading.local):
+    """Memory that one thread uses again and again: asking for fresh memory would cost half as much as the work."""
+
+    pairs: int = 0
+    width: int = -1
+    bytes: int = -1
+    keys: np.ndarray = field(init=False)
+    table: np.ndarray = field(init=False)
+    found_keys: np.ndarray = field(init=False)
+    found: np.ndarray = field(init=False)
+    runs: np.ndarray = field(init=False)
+    run_ids: np.ndarray = field(init=False)
+    columns: np.ndarray = field(init=False)
+    positions: tuple[np.ndarray, np.ndarray] = field(init=False)
+
+    def hold_pairs(self, pairs: int) -> None:
+        """Have room for that many pairs of ids."""
+        if pairs > self.pairs:
+            self.pairs = pairs
+            self.keys = np.full(pairs, 2**64 - 1, dtype=np.uint64)
+            self.table = np.empty((pairs, 5), dtype=np.int64)
+            self.found_keys = np.empty(pairs, dtype=np.uint64)
+            self.found = np.empty((pairs, 5), dtype=np.int64)
+
+    def hold_picture(self, width: int, num_bytes: int) -> None:
+        """Have room for the rows and the bytes of a picture."""
+        if width > self.width:
+            self.width = width
+            self.runs = np.empty((4, width + 1), dtype=np.int32)
+            self.run_ids = np.empty((4, width + 1), dtype=np.uint32)
+            self.columns = np.empty(width + 1, dtype=np.int32)
+        if num_bytes > self.bytes:
+            self.bytes = num_bytes
+            self.positions = (np.empty(num_bytes, dtype=np.int32), np.empty(num_bytes, dtype=np.int32))
+
+
+_workspace = _Workspace()
+
+
+def count_maps(
+    extra: Fast, truth: Int32[np.ndarray, "H W"], predicted: Int32[np.ndarray, "H W"]
+) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, "n 5"]]:
+    """Joint histogram of two id maps.
+
+    Args:
+        extra: The loaded extra.
+        truth: Ids below 2**24.
+        predicted: Ids below 2**24.
+
+    Returns:
+        The pairs as true id times 2**24 plus predicted id, ascending; area, left, top, right and bottom of each.
+    """
+    truth, predicted = np.ascontiguousarray(truth), np.ascontiguousarray(predicted)
+    space = _workspace
+    space.hold_pairs(_TABLE)
+    while True:
+        n = extra.compiled.count_maps(truth, predicted, space.keys, space.table, space.found_keys, space.found)
+        if n != extra.compiled.TABLE_FULL:
+            return space.found_keys[:n].astype(np.int64), space.found[:n].copy()
+        space.hold_pairs(4 * space.pairs)
+
+
+def count_files(
+    extra: Fast, truth: FilteredPng, predicted: FilteredPng
+) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, "n 5"]] | None:
+    """Joint histogram of two PNG pictures of one size, as ``count_maps``; None if a row names an unknown filter."""
+    height, width = truth.size
+    space = _workspace
+    space.hold_pairs(_TABLE)
+    space.hold_picture(width, max(truth.rows.size, predicted.rows.size))
+    pictures = tuple(
+        (png.rows, png.rows[: png.rows.size // 8 * 8].view(np.uint64), png.channels, positions)
+        for png, positions in zip((truth, predicted), space.positions, strict=True)
+    )
+    while True:
+        n = extra.compiled.count_files(
+            height, width, *pictures, space.runs, space.run_ids, space.columns,
+            space.keys, space.table, space.found_keys, space.found,
+        )  # fmt: skip
+        if n == extra.compiled.DAMAGED:
+            return None
+        if n != extra.compiled.TABLE_FULL:
+            return space.found_keys[:n].astype(np.int64), space.found[:n].copy()
+        space.hold_pairs(4 * space.pairs)
+
