@@ -3,13 +3,12 @@
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
 
-from thingstuff.data.coco import panoptic_annotation, panoptic_truth, save_panoptic_png, write_json
+from thingstuff.data.coco import panoptic_truth
 from thingstuff.data.loader import PictureSource
 from thingstuff.errors import InputError
 from thingstuff.evaluation import ap
@@ -188,32 +187,6 @@ def evaluate_pictures(
         if on_picture is not None:
             on_picture(picture)
     return tally
-
-
-class PredictionWriter:
-    """Writes panoptic predictions as COCO does, picture by picture: nothing is lost when a later picture fails.
-
-    Args:
-        folder: Gets `predictions.json` and `predictions/`.
-        labels: The classes.
-    """
-
-    def __init__(self, folder: Path, labels: LabelSet) -> None:
-        self.folder = folder
-        self.labels = labels
-        self.annotations: list[dict[str, Any]] = []
-
-    def write(self, panoptic: Panoptic, image_id: int | str, file_name: str) -> None:
-        """Write the PNG file of one prediction and remember its segments."""
-        name = f"{Path(file_name).with_suffix('').as_posix().replace('/', '_')}.png"
-        save_panoptic_png(panoptic.ids, self.folder / "predictions" / name)
-        self.annotations.append(panoptic_annotation(panoptic, image_id, name))
-
-    def close(self) -> Path:
-        """Write the JSON file of everything written so far, and say where it is."""
-        path = self.folder / "predictions.json"
-        write_json(path, {"annotations": self.annotations, "categories": self.labels.to_coco()})
-        return path
 
 
 def check_labels(model: LabelSet, data: LabelSet, where: str) -> None:

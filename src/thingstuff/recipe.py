@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from tyro.conf import Suppress
 
 from thingstuff.errors import InputError
 from thingstuff.structures import BackboneNorm, ChannelOrder, NormKind
@@ -213,7 +214,7 @@ class ModelConfig(Schema):
 class ScenesConfig(Schema):
     """Procedural pictures: no files needed."""
 
-    kind: Literal["scenes"] = "scenes"
+    kind: Annotated[Literal["scenes"], Suppress] = "scenes"
     train_seed: int = 1
     """Seed of the training pictures."""
     val_seed: int = 2
@@ -229,7 +230,7 @@ class ScenesConfig(Schema):
 class FilesConfig(Schema):
     """A data set in COCO panoptic format, under the folder given as `--data`."""
 
-    kind: Literal["files"] = "files"
+    kind: Annotated[Literal["files"], Suppress] = "files"
     train_split: str = "train"
     """Learned from: `panoptic_<split>.json`."""
     val_split: str = "val"
@@ -346,7 +347,7 @@ class ScheduleConfig(Schema):
 class Recipe(Schema):
     """Everything that decides what is learned."""
 
-    name: str
+    name: Annotated[str, Suppress]
     """Name of the recipe."""
     picture: PictureConfig = PictureConfig()
     """How a picture enters the network."""

@@ -13,11 +13,9 @@ from typing import Any, no_type_check
 
 import numba
 import numpy as np
-from llvmlite import ir
-from numba.extending import intrinsic
 
-_inline: Any = numba.njit(inline="always")
-_helper: Any = numba.njit(nogil=True)
+from thingstuff.evaluation.compiled_inflate import DAMAGED, helper, inflate
+
 _entry: Any = numba.njit(nogil=True, cache=True)
 
 _EMPTY = np.uint64(2**64 - 1)
@@ -25,28 +23,14 @@ _EMPTY = np.uint64(2**64 - 1)
 _MIX = np.uint64(0x9E3779B97F4A7C15)
 _LOW = np.uint32(0x7F7F7F)
 _HIGH = np.uint32(0x808080)
-DAMAGED = -1
-"""Instead of a count: a row names a filter that PNG does not have."""
 TABLE_FULL = -2
 """Instead of a count: more pairs of ids occur than the table holds."""
-
-
-@intrinsic
-@no_type_check
-def _trailing_zeros(typing_context, word):
-    """Number of zero bits below the lowest one; the word is not zero."""
-
-    @no_type_check
-    def generate(context, builder, signature, arguments):
-        return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 1))
-
-    return numba.uint64(numba.uint64), generate
 
 
 # --- counting pairs ---
 
 
-@_helper
+@helper
 @no_type_check
 def _count(keys, table, truth_id, predicted_id, area, left, right, y):
     """Add a horizontal run to the table; False when the table is full.
@@ -76,24 +60,17 @@ def _count(keys, table, truth_id, predicted_id, area, left, right, y):
     return False
 
 
-@_helper
+@helper
 @no_type_check
 def _collect(keys, table, found_keys, found):
-    """Move the table's rows into ``found``, by ascending key, and empty the table."""
+    """Move the table's rows into ``found`` and empty the table."""
     n = 0
     for row in range(keys.size):
         if keys[row] != _EMPTY:
             found_keys[n] = keys[row]
-            n += 1
-    order = np.argsort(found_keys[:n])
-    n = 0
-    for row in range(keys.size):
-        if keys[row] != _EMPTY:
             found[n] = table[row]
             keys[row] = _EMPTY
             n += 1
-    found_keys[:n] = found_keys[:n][order]
-    found[:n] = found[:n][order]
     return n
 
 
@@ -117,7 +94,7 @@ def count_maps(truth, predicted, keys, table, found_keys, found):
     return _collect(keys, table, found_keys, found)
 
 
-@_helper
+@helper
 @no_type_check
 def _count_row(keys, table, starts, ids, other_starts, other_ids, width, y):
     i, j, left = 0, 0, 0
@@ -135,50 +112,21 @@ def _count_row(keys, table, starts, ids, other_starts, other_ids, width, y):
 # --- decoding PNG rows ---
 
 
-@_helper
-@no_type_check
-def _nonzero(words, rows, positions):
-    """Positions of the bytes that are not zero; ``words`` are the same bytes in eights, without the last few."""
-    n = 0
-    for index in range(words.size):
-        word = words[index]
-        while word != 0:
-            byte = _trailing_zeros(word) >> np.uint64(3)
-            positions[n] = 8 * index + np.int64(byte)
-            n += 1
-            word &= ~(np.uint64(255) << (byte << np.uint64(3)))
-    for position in range(8 * words.size, rows.size):
-        if rows[position] != 0:
-            positions[n] = position
-            n += 1
-    return n
-
-
-@_inline
-@no_type_check
-def _pixel(rows, position):
-    return (
-        np.uint32(rows[position])
-        | np.uint32(rows[position + 1]) << np.uint32(8)
-        | np.uint32(rows[position + 2]) << np.uint32(16)
-    )
-
-
-@_inline
+@helper
 @no_type_check
 def _add(a, b):
     """Sum of three channels, each modulo 256."""
     return ((a & _LOW) + (b & _LOW)) ^ ((a ^ b) & _HIGH)
 
 
-@_inline
+@helper
 @no_type_check
 def _mean(a, b):
     """Mean of three channels, each rounded down."""
     return (a & b) + (((a ^ b) >> np.uint32(1)) & _LOW)
 
 
-@_helper
+@helper
 @no_type_check
 def _paeth(left, up, up_left):
     """Of each channel, the neighbour nearest to ``left + up - up_left``."""
@@ -198,7 +146,7 @@ def _paeth(left, up, up_left):
     return predicted
 
 
-@_inline
+@helper
 @no_type_check
 def _emit(starts, ids, n, x, value):
     """Begin a run at ``x`` unless the last one has the same id."""
@@ -209,51 +157,55 @@ def _emit(starts, ids, n, x, value):
     return n
 
 
-@_helper
+@helper
 @no_type_check
-def _row_none(rows, start, channels, width, starts, ids):
-    n = 0
-    for x in range(width):
-        n = _emit(starts, ids, n, x, _pixel(rows, start + x * channels))
+def _row_none(width, columns, residuals, starts, ids):
+    n, k, x = 0, 0, 0
+    while x < width:
+        if columns[k] > x:
+            n = _emit(starts, ids, n, x, np.uint32(0))
+            x = columns[k]
+        else:
+            n = _emit(starts, ids, n, x, residuals[k])
+            x += 1
+            k += 1
     return n
 
 
-@_helper
+@helper
 @no_type_check
-def _row_sub(rows, start, channels, width, columns, starts, ids):
+def _row_sub(width, columns, residuals, starts, ids):
     value = np.uint32(0)
-    n = 0
+    n, k = 0, 0
     if columns[0] != 0:
         n = _emit(starts, ids, n, 0, value)
-    k = 0
     while columns[k] < width:
-        value = _add(value, _pixel(rows, start + columns[k] * channels))
+        value = _add(value, residuals[k])
         n = _emit(starts, ids, n, columns[k], value)
         k += 1
     return n
 
 
-@_helper
+@helper
 @no_type_check
-def _row_up(rows, start, channels, columns, above, above_ids, num_above, starts, ids):
+def _row_up(columns, residuals, above, above_ids, num_above, starts, ids):
     n, k = 0, 0
     for run in range(num_above):
         x, end, up = above[run], above[run + 1], above_ids[run]
         while columns[k] < end:
             if columns[k] > x:
                 n = _emit(starts, ids, n, x, up)
-            x = columns[k]
-            n = _emit(starts, ids, n, x, _add(up, _pixel(rows, start + x * channels)))
-            x += 1
+            n = _emit(starts, ids, n, columns[k], _add(up, residuals[k]))
+            x = columns[k] + 1
             k += 1
         if x < end:
             n = _emit(starts, ids, n, x, up)
     return n
 
 
-@_helper
+@helper
 @no_type_check
-def _row_average(rows, start, channels, columns, above, above_ids, num_above, starts, ids):
+def _row_average(columns, residuals, above, above_ids, num_above, starts, ids):
     left = np.uint32(0)
     n, k = 0, 0
     for run in range(num_above):
@@ -261,71 +213,77 @@ def _row_average(rows, start, channels, columns, above, above_ids, num_above, st
         while x < end:
             left = _mean(left, up)
             if columns[k] == x:
-                left = _add(left, _pixel(rows, start + x * channels))
+                left = _add(left, residuals[k])
                 k += 1
             n = _emit(starts, ids, n, x, left)
-            # Equal neighbours have themselves as mean: nothing happens until the next byte that is not zero.
+            # Equal neighbours have themselves as mean: nothing happens until the next residual.
             x = min(columns[k], end) if left == up else x + 1
     return n
 
 
-@_helper
+@helper
 @no_type_check
-def _row_paeth(rows, start, channels, columns, above, above_ids, num_above, starts, ids):
+def _row_paeth(columns, residuals, above, above_ids, num_above, starts, ids):
     left, up_left = np.uint32(0), np.uint32(0)
     n, k = 0, 0
     for run in range(num_above):
         x, end, up = above[run], above[run + 1], above_ids[run]
         left = up if left == up_left else _paeth(left, up, up_left)
         if columns[k] == x:
-            left = _add(left, _pixel(rows, start + x * channels))
+            left = _add(left, residuals[k])
             k += 1
         n = _emit(starts, ids, n, x, left)
         # Inside a run of the row above, up equals up-left, so the left neighbour is predicted.
         while columns[k] < end:
-            x = columns[k]
-            left = _add(left, _pixel(rows, start + x * channels))
-            n = _emit(starts, ids, n, x, left)
+            left = _add(left, residuals[k])
+            n = _emit(starts, ids, n, columns[k], left)
             k += 1
         up_left = up
     return n
 
 
-@_helper
+@helper
 @no_type_check
-def _columns(positions, first, last, start, channels, width, columns):
-    """Columns of the pixels with a byte that is not zero, closed by ``width``."""
+def _residuals(positions, values, first, last, start, channels, width, columns, residuals):
+    """Column and value of the filtered pixels that are not zero, closed by the column ``width``."""
     n = 0
     for k in range(first, last):
-        # Division by a constant is several times faster.
         offset = positions[k] - start
+        # Division by a constant is several times faster.
         column = offset // 3 if channels == 3 else offset // 4
         if n == 0 or columns[n - 1] != column:
             columns[n] = column
+            residuals[n] = 0
             n += 1
+        # A fourth channel is shifted out: alpha says nothing about ids.
+        residuals[n - 1] |= np.uint32(values[k]) << np.uint32(8 * (offset - channels * column)) & np.uint32(0xFFFFFF)
     columns[n] = width
 
 
-@_helper
+@helper
 @no_type_check
-def _decode_row(rows, y, channels, width, positions, first, num_positions, columns, above, above_ids, n, starts, ids):
+def _decode_row(y, width, channels, picture, first, columns, residuals, above, above_ids, n, starts, ids):
     """Decode row ``y``; returns its number of runs (DAMAGED for an unknown filter) and the next row's ``first``."""
+    positions, values, num_positions = picture
     start = y * (1 + width * channels) + 1
+    kind = 0
+    if first < num_positions and positions[first] == start - 1:
+        kind = values[first]
+        first += 1
     last = first
     while last < num_positions and positions[last] < start + width * channels:
         last += 1
-    kind = rows[start - 1]
-    _columns(positions, first + (kind != 0), last, start, channels, width, columns)
+    _residuals(positions, values, first, last, start, channels, width, columns, residuals)
     if kind == 0:
-        n = _row_none(rows, start, channels, width, starts, ids)
+        n = _row_none(width, columns, residuals, starts, ids)
     elif kind == 1:
-        n = _row_sub(rows, start, channels, width, columns, starts, ids)
+        n = _row_sub(width, columns, residuals, starts, ids)
     elif kind == 2:
-        n = _row_up(rows, start, channels, columns, above, above_ids, n, starts, ids)
+        n = _row_up(columns, residuals, above, above_ids, n, starts, ids)
     elif kind == 3:
-        n = _row_average(rows, start, channels, columns, above, above_ids, n, starts, ids)
+        n = _row_average(columns, residuals, above, above_ids, n, starts, ids)
     elif kind == 4:
-        n = _row_paeth(rows, start, channels, columns, above, above_ids, n, starts, ids)
+        n = _row_paeth(columns, residuals, above, above_ids, n, starts, ids)
     else:
         return DAMAGED, last
     starts[n] = width
@@ -334,48 +292,48 @@ def _decode_row(rows, y, channels, width, positions, first, num_positions, colum
 
 @_entry
 @no_type_check
-def count_files(height, width, truth, predicted, runs, run_ids, columns, keys, table, found_keys, found):
-    """Joint histogram of two filtered PNG pictures of one size.
+def count_files(height, width, truth, predicted, row_space, keys, table, found_keys, found):
+    """Joint histogram of two packed PNG pictures of one size.
 
     Args:
         height: Of both.
         width: Of both.
-        truth: Of the true map: bytes, the same in words of eight, number of channels, space for as many positions.
+        truth: Of the true map: zlib stream, number of channels, space for as many positions and values as bytes.
         predicted: The same of the predicted map.
-        runs: Space for four times ``width + 1`` starts.
-        run_ids: Space for four times ``width + 1`` ids.
-        columns: Space for ``width + 1`` columns.
+        row_space: Space for four rows of starts and of ids, and for one of columns and of residuals.
         keys: Table of pairs: all _EMPTY; a power of two.
         table: Table of pairs: one row for each key.
-        found_keys: Gets the pairs, true id times 2**24 plus predicted id, ascending.
+        found_keys: Gets the pairs, true id times 2**24 plus predicted id.
         found: Gets their area, left, top, right, bottom.
 
     Returns:
         The number of pairs, DAMAGED or TABLE_FULL.
     """
-    rows, words, channels, positions = truth
-    other_rows, other_words, other_channels, other_positions = predicted
-    num_positions = _nonzero(words, rows, positions)
-    num_other_positions = _nonzero(other_words, other_rows, other_positions)
+    data, channels, positions, values = truth
+    num_positions = inflate(data, height * (1 + width * channels), positions, values)
+    other_data, other_channels, other_positions, other_values = predicted
+    num_others = inflate(other_data, height * (1 + width * other_channels), other_positions, other_values)
+    if num_positions == DAMAGED or num_others == DAMAGED:
+        return DAMAGED
+    picture = (positions, values, num_positions)
+    other_picture = (other_positions, other_values, num_others)
+    starts, ids, columns, residuals = row_space
     # Above the first row everything is zero.
     for row in (0, 2):
-        runs[row, 0], runs[row, 1], run_ids[row, 0] = 0, width, 0
+        starts[row, 0], starts[row, 1], ids[row, 0] = 0, width, 0
     n, m, first, other_first = 1, 1, 0, 0
     for y in range(height):
-        a, b = y & 1, 2 + (y & 1)
-        new, other_new = 1 - a, 5 - b
+        old, new = y & 1, 1 - (y & 1)
         n, first = _decode_row(
-            rows, y, channels, width, positions, first, num_positions, columns,
-            runs[a], run_ids[a], n, runs[new], run_ids[new],
-        )  # fmt: skip
+            y, width, channels, picture, first, columns, residuals, starts[old], ids[old], n, starts[new], ids[new]
+        )
+        old, new = old + 2, new + 2
         m, other_first = _decode_row(
-            other_rows, y, other_channels, width, other_positions, other_first, num_other_positions, columns,
-            runs[b], run_ids[b], m, runs[other_new], run_ids[other_new],
+            y, width, other_channels, other_picture, other_first, columns, residuals,
+            starts[old], ids[old], m, starts[new], ids[new],
         )  # fmt: skip
-        if n == DAMAGED or m == DAMAGED:
+        counted = n != DAMAGED and m != DAMAGED
+        if not counted or not _count_row(keys, table, starts[new - 2], ids[new - 2], starts[new], ids[new], width, y):
             keys[:] = _EMPTY
-            return DAMAGED
-        if not _count_row(keys, table, runs[new], run_ids[new], runs[other_new], run_ids[other_new], width, y):
-            keys[:] = _EMPTY
-            return TABLE_FULL
+            return TABLE_FULL if counted else DAMAGED
     return _collect(keys, table, found_keys, found)

@@ -10,6 +10,7 @@ import os
 import sys
 import threading
 import time
+import zlib
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -18,7 +19,7 @@ from types import ModuleType
 import numpy as np
 from jaxtyping import Int32, Int64
 
-from thingstuff.evaluation.png import FilteredPng
+from thingstuff.evaluation.png import PackedPng
 
 _TABLE = 1024
 """Pairs of ids that the table of a new workspace holds; it grows when a picture has more."""
@@ -30,12 +31,10 @@ class Fast:
 
     Attributes:
         compiled: ``thingstuff.evaluation.compiled``.
-        inflater: A module with ``crc32``, ``decompress`` and ``error`` as ``zlib`` has them.
         seconds: Processor time that loading, or the first time compiling, took.
     """
 
     compiled: ModuleType
-    inflater: ModuleType
     seconds: float
 
 
@@ -50,7 +49,7 @@ def load() -> Fast | None:
 
 def is_installed() -> bool:
     """Whether ``load`` would find the extra, without loading it."""
-    return all(importlib.util.find_spec(name) is not None for name in ("numba", "zlib_ng"))
+    return importlib.util.find_spec("numba") is not None
 
 
 @cache
@@ -58,7 +57,6 @@ def _load() -> Fast | None:
     started = time.process_time()
     try:
         import numba
-        from zlib_ng import zlib_ng
     except ImportError:
         return None
     configured = numba.config.CACHE_DIR
@@ -69,12 +67,12 @@ def _load() -> Fast | None:
         compiled = importlib.import_module("thingstuff.evaluation.compiled")
     finally:
         numba.config.CACHE_DIR = configured
-    extra = Fast(compiled, zlib_ng, 0.0)
+    extra = Fast(compiled, 0.0)
     pixels = np.zeros((1, 4), dtype=np.int32)
     count_maps(extra, pixels, pixels)
-    png = FilteredPng((1, 1), 3, np.zeros(4, dtype=np.uint8))
+    png = PackedPng((1, 1), 3, np.frombuffer(zlib.compress(bytes(4)) + bytes(16), dtype=np.uint8))
     count_files(extra, png, png)
-    return Fast(compiled, zlib_ng, time.process_time() - started)
+    return Fast(compiled, time.process_time() - started)
 
 
 def _cache_folder() -> Path:
@@ -98,10 +96,8 @@ class _Workspace(threading.local):
     table: np.ndarray = field(init=False)
     found_keys: np.ndarray = field(init=False)
     found: np.ndarray = field(init=False)
-    runs: np.ndarray = field(init=False)
-    run_ids: np.ndarray = field(init=False)
-    columns: np.ndarray = field(init=False)
-    positions: tuple[np.ndarray, np.ndarray] = field(init=False)
+    rows: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray] = field(init=False)
+    unpacked: tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]] = field(init=False)
 
     def hold_pairs(self, pairs: int) -> None:
         """Have room for that many pairs of ids."""
@@ -116,12 +112,22 @@ class _Workspace(threading.local):
         """Have room for the rows and the bytes of a picture."""
         if width > self.width:
             self.width = width
-            self.runs = np.empty((4, width + 1), dtype=np.int32)
-            self.run_ids = np.empty((4, width + 1), dtype=np.uint32)
-            self.columns = np.empty(width + 1, dtype=np.int32)
+            self.rows = (
+                np.empty((4, width + 1), dtype=np.int32),
+                np.empty((4, width + 1), dtype=np.uint32),
+                np.empty(width + 1, dtype=np.int32),
+                np.empty(width + 1, dtype=np.uint32),
+            )
         if num_bytes > self.bytes:
             self.bytes = num_bytes
-            self.positions = (np.empty(num_bytes, dtype=np.int32), np.empty(num_bytes, dtype=np.int32))
+            positions, values = np.empty((2, num_bytes), dtype=np.int32), np.empty((2, num_bytes), dtype=np.uint8)
+            self.unpacked = ((positions[0], values[0]), (positions[1], values[1]))
+
+    def sorted_pairs(self, n: int) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, "n 5"]]:
+        """The pairs found, by ascending ids."""
+        keys = self.found_keys[:n].astype(np.int64)
+        order = keys.argsort()
+        return keys[order], self.found[:n][order]
 
 
 _workspace = _Workspace()
@@ -146,30 +152,27 @@ def count_maps(
     while True:
         n = extra.compiled.count_maps(truth, predicted, space.keys, space.table, space.found_keys, space.found)
         if n != extra.compiled.TABLE_FULL:
-            return space.found_keys[:n].astype(np.int64), space.found[:n].copy()
+            return space.sorted_pairs(n)
         space.hold_pairs(4 * space.pairs)
 
 
 def count_files(
-    extra: Fast, truth: FilteredPng, predicted: FilteredPng
+    extra: Fast, truth: PackedPng, predicted: PackedPng
 ) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, "n 5"]] | None:
     """Joint histogram of two PNG pictures of one size, as ``count_maps``; None if a row names an unknown filter."""
     height, width = truth.size
     space = _workspace
     space.hold_pairs(_TABLE)
-    space.hold_picture(width, max(truth.rows.size, predicted.rows.size))
+    space.hold_picture(width, max(truth.num_bytes, predicted.num_bytes))
     pictures = tuple(
-        (png.rows, png.rows[: png.rows.size // 8 * 8].view(np.uint64), png.channels, positions)
-        for png, positions in zip((truth, predicted), space.positions, strict=True)
+        (png.stream, png.channels, *unpacked) for png, unpacked in zip((truth, predicted), space.unpacked, strict=True)
     )
     while True:
         n = extra.compiled.count_files(
-            height, width, *pictures, space.runs, space.run_ids, space.columns,
-            space.keys, space.table, space.found_keys, space.found,
-        )  # fmt: skip
+            height, width, *pictures, space.rows, space.keys, space.table, space.found_keys, space.found
+        )
         if n == extra.compiled.DAMAGED:
             return None
         if n != extra.compiled.TABLE_FULL:
-            return space.found_keys[:n].astype(np.int64), space.found[:n].copy()
+            return space.sorted_pairs(n)
         space.hold_pairs(4 * space.pairs)
-

@@ -1,7 +1,6 @@
 """Segment ids in PNG files of the COCO panoptic format: ``id = R + 256 G + 65536 B``, 8 bits a channel.
 
-``read_filtered`` unpacks a file as far as the compiled code of the extra ``[fast]`` wants it; ``read_ids`` decodes it
-fully, with Pillow. Both take RGB and RGBA (alpha says nothing about ids) and nothing else: grey and palette pictures
+``read_packed`` takes a file apart for the compiled code of the extra ``[fast]``; ``read_ids`` decodes it, with Pillow. Both take RGB and RGBA (alpha says nothing about ids) and nothing else: grey and palette pictures
 do not hold ids, and 16 bits do not fit the formula.
 
 Source: PNG (Portable Network Graphics) specification, third edition (W3C), and https://cocodataset.org/#format-data.
@@ -13,7 +12,6 @@ import warnings
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 from jaxtyping import Int32, UInt8
@@ -29,76 +27,69 @@ _REMEDY = "write ids as 8-bit RGB PNG: R + 256 G + 65536 B, 0 where void"
 
 
 @dataclass(frozen=True, slots=True)
-class FilteredPng:
-    """The pixels of a PNG file before its row filters are undone.
+class PackedPng:
+    """The pixels of a PNG file as they are packed in it.
 
     Attributes:
         size: Height and width.
         channels: 3 or 4.
-        rows: Row after row: one byte that names the filter, then ``width * channels`` bytes.
+        stream: The zlib stream of filtered rows, and sixteen zeros more, so that it can be read by words.
     """
 
     size: tuple[int, int]
     channels: int
-    rows: UInt8[np.ndarray, " n"]
+    stream: UInt8[np.ndarray, " n"]
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes that the stream unpacks to: for each row one that names its filter, then its pixels."""
+        height, width = self.size
+        return height * (1 + width * self.channels)
 
 
-def read_filtered(path: Path, inflater: ModuleType) -> FilteredPng | None:
-    """Read and inflate a PNG file.
-
-    Args:
-        path: The file.
-        inflater: A module with ``crc32`` and ``decompress`` as ``zlib`` has them.
+def read_packed(path: Path) -> PackedPng | None:
+    """Read a PNG file without unpacking it.
 
     Returns:
         None where the file is anything but an intact 8-bit RGB or RGBA PNG without interlacing: ``read_ids`` reads it
         or says what is wrong.
     """
     try:
-        data = memoryview(path.read_bytes())
+        data = path.read_bytes()
     except OSError:
         return None
     if data[:8] != _SIGNATURE:
         return None
-    chunks = _chunks(data, inflater)
-    header = chunks.get(b"IHDR")
-    if header is None or len(header) != 1 or len(header[0]) != _HEADER.size:
+    headers, streams = _chunks(memoryview(data))
+    if len(headers) != 1 or len(headers[0]) != _HEADER.size or not streams:
         return None
-    width, height, bits, color, compression, filtering, interlacing = _HEADER.unpack(header[0])
-    if bits != 8 or color not in _CHANNELS or compression or filtering or interlacing or not width or not height:
+    width, height, bits, color, *methods = _HEADER.unpack(headers[0])
+    if bits != 8 or color not in _CHANNELS or any(methods) or not width or not height:
         return None
-    channels = _CHANNELS[color]
-    num_bytes = height * (1 + width * channels)
-    packed = chunks.get(b"IDAT", [])
+    stream = b"".join((*streams, bytes(16)))
+    png = PackedPng((height, width), _CHANNELS[color], np.frombuffer(stream, dtype=np.uint8))
     # Deflate packs at most 1032 bytes into one: a header that promises more is damaged, and would ask for its memory.
-    if num_bytes > min(1032 * sum(map(len, packed)) + 1032, 2**31 - 1):
-        return None
-    try:
-        rows = inflater.decompress(packed[0] if len(packed) == 1 else b"".join(packed), 15, num_bytes)
-    except inflater.error:
-        return None
-    if len(rows) != num_bytes:
-        return None
-    return FilteredPng((height, width), channels, np.frombuffer(rows, dtype=np.uint8))
+    return png if png.num_bytes < min(1032 * len(stream), 2**31) else None
 
 
-def _chunks(data: memoryview, inflater: ModuleType) -> dict[bytes, list[memoryview]]:
-    """The header and the pixel chunks; nothing if one of them is cut short or fails its checksum."""
-    chunks: dict[bytes, list[memoryview]] = {}
+def _chunks(data: memoryview) -> tuple[list[memoryview], list[memoryview]]:
+    """Contents of the header and of the pixel chunks; nothing if one of them is cut short or fails its checksum."""
+    headers: list[memoryview] = []
+    streams: list[memoryview] = []
     position = len(_SIGNATURE)
     while position + 12 <= len(data):
-        length = int.from_bytes(data[position : position + 4], "big")
-        kind = bytes(data[position + 4 : position + 8])
-        end = position + 12 + length
+        kind = data[position + 4 : position + 8]
+        end = position + 12 + int.from_bytes(data[position : position + 4], "big")
         if kind in (b"IHDR", b"IDAT"):
-            checksum = data[end - 4 : end]
-            if end > len(data) or inflater.crc32(data[position + 4 : end - 4]) != int.from_bytes(checksum, "big"):
-                return {}
-            chunks.setdefault(kind, []).append(data[position + 8 : end - 4])
+            if end > len(data):
+                return [], []
+            if zlib.crc32(data[position + 4 : end - 4]) != int.from_bytes(data[end - 4 : end], "big"):
+                return [], []
+            (headers if kind == b"IHDR" else streams).append(data[position + 8 : end - 4])
         elif kind == b"IEND":
             break
         position = end
-    return chunks
+    return headers, streams
 
 
 def read_ids(path: Path) -> Int32[np.ndarray, "H W"]:

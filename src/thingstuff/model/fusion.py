@@ -1,6 +1,6 @@
 """Two branches become one panoptic map."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +14,7 @@ _CHANNELS_AT_ONCE = 8
 """Semantic channels brought to full size together; bounds the memory of the argmax."""
 
 
+@runtime_checkable
 class Fusion(Protocol):
     """Turns what the network says of one picture of a batch into a panoptic map."""
 

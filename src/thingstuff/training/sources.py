@@ -40,6 +40,24 @@ def open_sources(recipe: Recipe, data: Path | None) -> tuple[PictureSource, Pict
     return train, val
 
 
+def open_evaluation_source(recipe: Recipe, data: Path | None, split: str) -> PictureSource:
+    """Pictures to judge a trained network on.
+
+    Args:
+        recipe: Of the network.
+        data: Root of the data set; None: the validation scenes of a network trained on scenes.
+        split: Which pictures of the data set.
+
+    Raises:
+        InputError: The data set is missing or damaged.
+    """
+    if data is not None:
+        return open_coco_panoptic(data, split)
+    if isinstance(recipe.source, ScenesConfig):
+        return SceneSource(recipe.source.val_seed, recipe.source.val_count, recipe.source.size)
+    raise InputError("evaluate needs a data set; name its root with --data")
+
+
 def with_cache(source: PictureSource, workers: int) -> PictureSource:
     """Keep decoded pictures in memory where all of them fit."""
     if isinstance(source, SceneSource):

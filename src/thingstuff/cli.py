@@ -1,0 +1,88 @@
+"""The command line. The verb is found by hand, so that `thingstuff --help` imports neither torch nor pydantic."""
+
+import difflib
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from thingstuff import __version__
+from thingstuff.errors import InputError
+
+VERBS = {
+    "demo": "the first minute: scenes, a trained network, its score, pictures and a report",
+    "train": "train a recipe",
+    "evaluate": "score a checkpoint on a data set",
+    "predict": "label pictures",
+    "recipes": "list the recipes, or show one",
+}
+
+USAGE = """\
+usage: thingstuff VERB ...
+
+Panoptic segmentation: every pixel gets a class, every object its own segment.
+
+verbs:
+{verbs}
+
+options:
+  --help      this text; after a verb, what the verb takes
+  --version   the version
+  --debug     show where an error came from
+
+examples:
+  thingstuff demo
+  thingstuff train tiny_scenes --out runs/scenes
+  thingstuff predict tiny-scenes pictures/ --out labelled --overlay
+"""
+
+SUCCESS, FAILED, WRONG_INPUT = 0, 1, 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb; the exit code is 0, 1 where something failed on the way, or 2 where the input was wrong."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words
+    words = [word for word in words if word != "--debug"]
+    if not words or words[0] in ("--help", "-h", "help"):
+        sys.stdout.write(USAGE.format(verbs="\n".join(f"  {verb:10s}{text}" for verb, text in VERBS.items())))
+        return SUCCESS if words else WRONG_INPUT
+    if words[0] in ("--version", "-V"):
+        sys.stdout.write(f"thingstuff {__version__}\n")
+        return SUCCESS
+    # Whoever pipes the output into `head` closes it early; that is no error.
+    try:
+        return _run(words[0], words[1:])
+    except InputError as error:
+        return _complain(str(error), WRONG_INPUT, debug)
+    except KeyboardInterrupt:
+        return _complain("interrupted; what was finished before is kept", FAILED, debug)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return SUCCESS
+    except Exception as error:  # the last resort: one line instead of a traceback
+        text = " ".join(str(error).split()) or type(error).__name__
+        return _complain(f"{type(error).__name__}: {text} (run again with --debug to see where)", FAILED, debug)
+
+
+def _run(verb: str, words: list[str]) -> int:
+    if verb not in VERBS:
+        near = difflib.get_close_matches(verb, VERBS, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise InputError(f"there is no verb {verb!r}; {hint}There are: {', '.join(VERBS)}")
+    from thingstuff import commands
+
+    command: Callable[[list[str]], int] = getattr(commands, verb)
+    return command(words)
+
+
+def _complain(message: str, code: int, debug: bool) -> int:
+    if debug:
+        import traceback
+
+        traceback.print_exc()
+    sys.stderr.write(f"thingstuff: {message}\n")
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,283 @@
+"""The verbs of the command line: each reads its words and calls the package."""
+
+import importlib.util
+import json
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+# Before pydantic is imported: its web addresses do not help at a terminal.
+os.environ.setdefault("PYDANTIC_ERRORS_INCLUDE_URL", "0")
+
+import tyro
+from tyro.conf import AvoidSubcommands, FlagCreatePairsOff, Positional, arg
+
+from thingstuff.cli import FAILED, SUCCESS
+from thingstuff.errors import InputError
+from thingstuff.recipe import Recipe, read_recipe
+from thingstuff.recipes import RECIPES, find_recipe
+
+Options = TypeVar("Options")
+
+
+def _parse(options: Callable[..., Options], verb: str, description: str, words: list[str]) -> Options:
+    config = (FlagCreatePairsOff, AvoidSubcommands)
+    return tyro.cli(options, prog=f"thingstuff {verb}", description=description, args=words, config=config)
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+
+
+def _warn(text: str) -> None:
+    sys.stderr.write(f"thingstuff: {text}\n")
+
+
+def _say_json(value: Any) -> None:
+    _say(json.dumps(value, indent=2))
+
+
+# --- demo ---
+
+
+@dataclass(frozen=True)
+class DemoOptions:
+    """Options of `demo`."""
+
+    out: Path = Path("runs/demo")
+    """Folder for pictures, predictions, metrics.json and report.html."""
+    json: bool = False
+    """Print the numbers as JSON."""
+
+
+def demo(words: list[str]) -> int:
+    """Show a trained network at work."""
+    description = "Label 64 scenes that the bundled network has never seen, and score the result."
+    options = _parse(DemoOptions, "demo", description, words)
+    from thingstuff.demo import run_demo
+    from thingstuff.tables import score_table
+
+    evaluation = run_demo(options.out)
+    if options.json:
+        _say_json(evaluation.to_json())
+    else:
+        _say(score_table(evaluation))
+        _say(f"\nOpen {options.out / 'report.html'} in a browser to see the pictures.")
+    return SUCCESS
+
+
+# --- train ---
+
+
+def train(words: list[str]) -> int:
+    """Train a recipe."""
+    if not words or words[0].startswith("-"):
+        raise InputError(
+            "train needs a recipe first: a name (see `thingstuff recipes`), a recipe.json, or FILE.py:FUNCTION; "
+            "`thingstuff train RECIPE --help` lists what can be changed"
+        )
+    base = _chosen_recipe(words[0])
+    from thingstuff.training.loop import Run
+
+    def parse(
+        recipe: Annotated[Recipe, arg(name="")] = base,
+        out: Path = Path("runs") / base.name,
+        data: Path | None = None,
+        resume: bool = False,
+        init: Path | None = None,
+        batch_size: int | None = None,
+        accumulate: int = 1,
+        seed: int = 0,
+        workers: int | None = None,
+        save_minutes: float = 2.0,
+    ) -> tuple[Recipe, Run]:
+        """Read the options.
+
+        Args:
+            recipe: What to learn.
+            out: Folder for checkpoints, logs and state.
+            data: Root of the data set; scenes need none.
+            resume: Go on where the run in `out` stopped.
+            init: Checkpoint to take weights from, where names and shapes agree.
+            batch_size: Pictures in a step over all processes; learning rate and steps follow. None: the recipe's.
+            accumulate: Split every step into so many parts, to save memory.
+            seed: Of everything random.
+            workers: Processes that read pictures. None: by the number of cores.
+            save_minutes: Time between saved states.
+        """
+        run = Run(out, data, resume, init, batch_size, accumulate, seed, workers, save_minutes)
+        return recipe, run
+
+    recipe, run = _parse(parse, f"train {words[0]}", f"Train the recipe {base.name}.", words[1:])
+    from thingstuff.training.loop import train as run_training
+
+    best = run_training(recipe, run)
+    _say(f"best checkpoint: {best}")
+    return SUCCESS
+
+
+def _chosen_recipe(word: str) -> Recipe:
+    """A recipe by its name, from a JSON file, or from a function in somebody's own Python file."""
+    path, _, function = word.rpartition(":")
+    if path.endswith(".py"):
+        if not Path(path).exists():
+            raise InputError(f"{path}: there is no such file; give FILE.py:FUNCTION")
+        spec = importlib.util.spec_from_file_location(Path(path).stem, path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        if not hasattr(module, function):
+            raise InputError(f"{path}: has no function {function!r} that returns a recipe")
+        return getattr(module, function)()
+    if word.endswith(".json"):
+        if not Path(word).is_file():
+            raise InputError(f"{word}: there is no such file; every run folder has its recipe.json")
+        return read_recipe(Path(word).read_bytes(), word)
+    return find_recipe(word)
+
+
+# --- evaluate ---
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """Options of `evaluate`."""
+
+    checkpoint: Positional[str]
+    """A .safetensors file, or the name of a bundled network."""
+    data: Path | None = None
+    """Root of the data set; a network trained on scenes needs none."""
+    split: str = "val"
+    """Which pictures: `panoptic_<split>.json`."""
+    out: Path = Path("runs/evaluate")
+    """Folder for metrics.json and the predictions."""
+    device: str = "cpu"
+    """Where the network runs."""
+    skip_damaged: bool = False
+    """Leave damaged pictures out instead of stopping."""
+    json: bool = False
+    """Print the numbers as JSON."""
+
+
+def evaluate(words: list[str]) -> int:
+    """Score a checkpoint on a data set."""
+    description = "Predict every picture of a data set and compare with the truth: PQ, AP, mean IoU."
+    options = _parse(EvaluateOptions, "evaluate", description, words)
+    from thingstuff.data.coco import write_json
+    from thingstuff.evaluate import PictureEvaluation, check_labels, evaluate_pictures
+    from thingstuff.predict import load
+    from thingstuff.predictions import PredictionWriter
+    from thingstuff.progress import track
+    from thingstuff.tables import score_table
+    from thingstuff.training.sources import open_evaluation_source
+
+    model = load(options.checkpoint, device=options.device)
+    source = open_evaluation_source(model.recipe, options.data, options.split)
+    check_labels(model.labels, source.labels, str(options.data))
+    writer = PredictionWriter(options.out, model.labels)
+
+    def keep(picture: PictureEvaluation) -> None:
+        writer.write(picture.result, picture.sample.image_id, picture.sample.file_name)
+
+    try:
+        indices = track(range(len(source)), "evaluating", len(source))
+        tally = evaluate_pictures(
+            model, source, indices, with_ap=True, skip_damaged=options.skip_damaged, on_picture=keep
+        )
+    finally:
+        writer.close()
+    evaluation = tally.evaluation()
+    write_json(options.out / "metrics.json", evaluation.to_json())
+    if options.json:
+        _say_json(evaluation.to_json())
+    else:
+        _say(score_table(evaluation))
+    return SUCCESS
+
+
+# --- predict ---
+
+
+@dataclass(frozen=True)
+class PredictOptions:
+    """Options of `predict`."""
+
+    checkpoint: Positional[str]
+    """A .safetensors file, or the name of a bundled network."""
+    inputs: Positional[tuple[str, ...]]
+    """Pictures, folders of pictures, or patterns such as 'photos/*.jpg'."""
+    out: Annotated[Path, arg(metavar="DIR")]
+    """Folder for the results, in COCO panoptic format."""
+    overlay: bool = False
+    """Also draw every result over its picture."""
+    device: str = "cpu"
+    """Where the network runs."""
+    short_side: int | None = None
+    """Bring the shorter side to this many pixels; 0 leaves pictures as they are. None: as the checkpoint says."""
+    max_side: int | None = None
+    """The longer side is at most this long. None: as the checkpoint says."""
+    skip_damaged: bool = False
+    """Leave damaged pictures out instead of stopping."""
+    json: bool = False
+    """Print what was written as JSON."""
+
+
+def predict(words: list[str]) -> int:
+    """Label pictures."""
+    description = "Label every pixel of pictures, and write the result in COCO panoptic format."
+    options = _parse(PredictOptions, "predict", description, words)
+    from thingstuff.predict import load
+    from thingstuff.predictions import PredictionWriter, find_pictures, predict_files
+
+    pictures = find_pictures(options.inputs)
+    model = load(options.checkpoint, device=options.device, short_side=options.short_side, max_side=options.max_side)
+    writer = PredictionWriter(options.out, model.labels)
+    problems: list[str] = []
+    try:
+        predict_files(
+            model, pictures, writer, overlay=options.overlay, skip_damaged=options.skip_damaged, problems=problems
+        )
+    finally:
+        written = writer.close()
+    for problem in problems:
+        _warn(problem)
+    if options.json:
+        _say_json({"pictures": writer.images, "written": [str(path) for path in written], "problems": problems})
+    else:
+        _say(f"{len(writer.images)} of {len(pictures)} pictures labelled: {options.out}")
+    return FAILED if problems and not options.skip_damaged else SUCCESS
+
+
+# --- recipes ---
+
+
+@dataclass(frozen=True)
+class RecipesOptions:
+    """Options of `recipes`."""
+
+    action: Positional[tuple[str, ...]] = ()
+    """Nothing lists all recipes; `show NAME` prints one."""
+    json: bool = False
+    """Print as JSON."""
+
+
+def recipes(words: list[str]) -> int:
+    """List the recipes, or show one."""
+    options = _parse(RecipesOptions, "recipes", "List the recipes, or show one with `show NAME`.", words)
+    match options.action:
+        case ():
+            summaries = {name: (function.__doc__ or "").split("\n")[0] for name, function in RECIPES.items()}
+            if options.json:
+                _say_json(summaries)
+            else:
+                width = max(map(len, summaries))
+                _say("\n".join(f"{name:{width}s}  {summary}" for name, summary in summaries.items()))
+        case ("show", name):
+            _say(find_recipe(name).model_dump_json(indent=2))
+        case _:
+            raise InputError(f"recipes {' '.join(options.action)}: write `recipes` or `recipes show NAME`")
+    return SUCCESS

@@ -1,0 +1,104 @@
+"""Foreign weights under our names: every tensor finds its place, or the file is refused."""
+
+import re
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor
+
+from thingstuff.errors import InputError
+from thingstuff.labels import LabelSet
+from thingstuff.model.build import build_network
+from thingstuff.recipe import Recipe, derive
+
+_NAMES_SHOWN = 8
+
+
+def take_weights(
+    foreign: Mapping[str, Tensor], modules: Mapping[str, str], recipe: Recipe, labels: LabelSet, extra: str, source: str
+) -> dict[str, Tensor]:
+    """Give foreign weights our names.
+
+    Args:
+        foreign: Tensors by their foreign names, with the classes in our order.
+        modules: Our module by foreign module; the last part of a tensor's name (``weight``, ``running_mean``) is the
+            same in both.
+        recipe: Of the network that the weights are for.
+        labels: Its classes.
+        extra: Regular expression for the foreign tensors that have no place in our network and need none.
+        source: What to call the file in messages.
+
+    Raises:
+        InputError: Tensors are missing, unexpected or of another shape; the message names them.
+    """
+    shapes = network_shapes(recipe, labels)
+    ours = {foreign_name(name, modules): name for name in shapes}
+    unexpected = [name for name in foreign if name not in ours and not re.fullmatch(extra, name)]
+    missing = [name for name in ours if name not in foreign]
+    wrong = [
+        f"{name} {tuple(foreign[name].shape)}, not {tuple(shapes[our])}"
+        for name, our in ours.items()
+        if name in foreign and foreign[name].shape != shapes[our]
+    ]
+    problems = [
+        f"{what} {len(names)} ({_listed(names)})"
+        for what, names in (("lacks", missing), ("has unexpected", unexpected), ("has another shape of", wrong))
+        if names
+    ]
+    if problems:
+        raise InputError(
+            f"{source}: not the network of {recipe.name} with {labels.num_things} thing and {labels.num_stuff} stuff "
+            f"classes: {'; '.join(problems)}; convert a checkpoint of that network"
+        )
+    return {our: foreign[name].contiguous() for name, our in ours.items()}
+
+
+def network_shapes(recipe: Recipe, labels: LabelSet) -> dict[str, torch.Size]:
+    """Shape of every tensor of a recipe's network."""
+    with torch.device("meta"):
+        network = build_network(derive(recipe, model__backbone__pretrained=False), labels)
+    return {name: tensor.shape for name, tensor in network.state_dict().items()}
+
+
+def foreign_name(name: str, modules: Mapping[str, str]) -> str:
+    """The foreign name of one of our tensors."""
+    module, _, leaf = name.rpartition(".")
+    foreign = next(theirs for theirs, ours in modules.items() if ours == module)
+    return f"{foreign}.{leaf}"
+
+
+def first_size(foreign: Mapping[str, Tensor], name: str, source: str, network: str) -> int:
+    """Length of a tensor: the number of outputs of a layer.
+
+    Raises:
+        InputError: The tensor is not there.
+    """
+    if name not in foreign:
+        raise InputError(f"{source}: has no {name!r}, so it is not {network}; convert a checkpoint of that network")
+    return foreign[name].shape[0]
+
+
+def count_blocks(foreign: Iterable[str], stage: str, source: str) -> str:
+    """Which ResNet it is, from the number of blocks of its stride-16 stage.
+
+    Args:
+        foreign: Names of the tensors.
+        stage: What the names of that stage begin with.
+        source: What to call the file in messages.
+
+    Raises:
+        InputError: It is neither ResNet-50 nor ResNet-101.
+    """
+    blocks = {int(match[1]) for name in foreign if (match := re.match(re.escape(stage) + r"\.(\d+)\.", name))}
+    names = {6: "resnet50", 23: "resnet101"}
+    if len(blocks) not in names:
+        raise InputError(
+            f"{source}: its stage {stage!r} has {len(blocks)} blocks; ResNet-50 has 6 and ResNet-101 has 23, "
+            "others cannot be converted"
+        )
+    return names[len(blocks)]
+
+
+def _listed(names: list[str]) -> str:
+    shown = ", ".join(names[:_NAMES_SHOWN])
+    return shown + (f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else "")

@@ -1,0 +1,187 @@
+"""Pictures named on a command line, and files of what a model predicts for them."""
+
+import glob
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from thingstuff.data.coco import panoptic_annotation, save_panoptic_png, write_json
+from thingstuff.errors import InputError
+from thingstuff.labels import LabelSet
+from thingstuff.predict import DetectedInstances, Model, Result
+from thingstuff.progress import track
+
+PICTURE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", ".gif", ".ppm", ".pgm"))
+"""What is taken for a picture in a folder; a file named outright is opened whatever its name."""
+
+
+def find_pictures(inputs: Iterable[str]) -> list[Path]:
+    """The pictures meant by files, folders (with what is below them) and glob patterns, each once, in order.
+
+    Raises:
+        InputError: Something does not exist, or holds no picture.
+    """
+    found: dict[Path, None] = {}
+    for text in inputs:
+        path = Path(text)
+        if path.is_dir():
+            inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in PICTURE_SUFFIXES)
+            if not inside:
+                raise InputError(
+                    f"{path}: no pictures in this folder; looked for {', '.join(sorted(PICTURE_SUFFIXES))}"
+                )
+        elif path.exists():
+            inside = [path]
+        else:
+            inside = [Path(file) for file in sorted(glob.glob(text, recursive=True)) if Path(file).is_file()]
+            if not inside:
+                raise InputError(f"{text}: there is no such picture, folder or match; check the path")
+        found |= dict.fromkeys(inside)
+    return list(found)
+
+
+class PredictionWriter:
+    """Writes predictions picture by picture, so that nothing is lost when a later picture fails.
+
+    A model with a panoptic map gives `predictions.json` and the folder `predictions/` in COCO panoptic format. Of a
+    model without one, detections go to `instances.json` in COCO's result format and semantic maps, as category ids, to
+    the folder `semantic/`.
+
+    Args:
+        folder: Where to write.
+        labels: The classes.
+    """
+
+    def __init__(self, folder: Path, labels: LabelSet) -> None:
+        self.folder = folder
+        self.labels = labels
+        self.images: list[dict[str, Any]] = []
+        self.annotations: list[dict[str, Any]] = []
+        self.instances: list[dict[str, Any]] | None = None
+        self.names: set[str] = set()
+        make_folder(folder)
+
+    def write(self, result: Result, image_id: int | str, file_name: str) -> str:
+        """Write what there is of one result; the name given to its files comes back, without suffix."""
+        name = self._new_name(file_name)
+        height, width = result.image.shape[:2]
+        self.images.append({"id": image_id, "file_name": file_name, "height": height, "width": width})
+        if result.panoptic is not None:
+            make_folder(self.folder / "predictions")
+            save_panoptic_png(result.panoptic.ids, self.folder / "predictions" / f"{name}.png")
+            self.annotations.append(panoptic_annotation(result.panoptic, image_id, f"{name}.png"))
+            return name
+        if result.instances is not None:
+            self.instances = (self.instances or []) + coco_results(result.instances, image_id)
+        if (semantic := result.semantic) is not None:
+            make_folder(self.folder / "semantic")
+            dtype = np.uint8 if semantic.max(initial=0) < 256 else np.uint16
+            Image.fromarray(semantic.astype(dtype)).save(self.folder / "semantic" / f"{name}.png")
+        return name
+
+    def close(self) -> list[Path]:
+        """Write the JSON files of everything so far, and say where they are."""
+        written = []
+        if self.annotations:
+            content = {
+                "images": self.images,
+                "annotations": self.annotations,
+                "categories": self.labels.to_coco(),
+            }
+            written.append(self.folder / "predictions.json")
+            write_json(written[-1], content)
+        if self.instances is not None:
+            written.append(self.folder / "instances.json")
+            write_json(written[-1], self.instances)
+        return written
+
+    def _new_name(self, file_name: str) -> str:
+        stem = Path(file_name).with_suffix("").as_posix().replace("/", "_")
+        name, number = stem, 2
+        while name in self.names:
+            name, number = f"{stem}_{number}", number + 1
+        self.names.add(name)
+        return name
+
+
+def coco_results(instances: DetectedInstances, image_id: int | str) -> list[dict[str, Any]]:
+    """Detections as COCO's result format has them: boxes as x, y, width, height; masks as compressed run lengths."""
+    from thingstuff.evaluation.ap import encode_masks
+
+    rows = []
+    for row in range(len(instances)):
+        x1, y1, x2, y2 = instances.boxes[row].tolist()
+        entry: dict[str, Any] = {
+            "image_id": image_id,
+            "category_id": int(instances.category_ids[row]),
+            "bbox": [x1, y1, x2 - x1, y2 - y1],
+            "score": float(instances.scores[row]),
+        }
+        if instances.mask_probabilities is not None:
+            mask = encode_masks(instances.mask(row)[None])[0]
+            entry["segmentation"] = {"size": list(mask["size"]), "counts": mask["counts"].decode("ascii")}
+        rows.append(entry)
+    return rows
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder for results.
+
+    Raises:
+        InputError: It cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be made ({error.strerror}); name another folder with --out") from error
+
+
+def image_id_of(path: Path) -> int | str:
+    """The id of a picture from a folder: its name, as a number where it is one, as COCO names its pictures."""
+    return int(path.stem) if path.stem.isascii() and path.stem.isdigit() else path.stem
+
+
+def common_folder(paths: Sequence[Path]) -> Path:
+    """The innermost folder that holds all of the files."""
+    shared = paths[0].absolute().parent
+    while not all(path.absolute().is_relative_to(shared) for path in paths):
+        shared = shared.parent
+    return shared
+
+
+def predict_files(
+    model: Model,
+    pictures: Sequence[Path],
+    writer: PredictionWriter,
+    *,
+    overlay: bool,
+    skip_damaged: bool,
+    problems: list[str],
+) -> None:
+    """Predict files one by one and write each result at once.
+
+    Args:
+        model: The network.
+        pictures: Files.
+        writer: Takes the results.
+        overlay: Also draw every result over its picture, in the folder `overlays/`.
+        skip_damaged: Go on after a picture that cannot be read; otherwise stop there.
+        problems: Gets a line for each picture that could not be read.
+    """
+    root = common_folder(pictures)
+    if overlay:
+        make_folder(writer.folder / "overlays")
+    for path in track(pictures, "predicting", len(pictures)):
+        try:
+            result = model(path)
+        except InputError as error:
+            problems.append(str(error))
+            if not skip_damaged:
+                return
+            continue
+        name = writer.write(result, image_id_of(path), path.absolute().relative_to(root).as_posix())
+        if overlay:
+            result.overlay().convert("RGB").save(writer.folder / "overlays" / f"{name}.jpg", quality=92)
