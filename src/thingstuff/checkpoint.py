@@ -8,6 +8,7 @@ import json
 import os
 import platform
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import resources
 from importlib.metadata import version
@@ -169,7 +170,8 @@ def write_synced(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         os.replace(aside, path)
     except OSError as error:
-        aside.unlink(missing_ok=True)
+        with suppress(OSError):
+            aside.unlink()
         raise InputError(f"{path}: cannot be written ({error.strerror}); choose another folder") from error
 
 

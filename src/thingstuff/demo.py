@@ -37,38 +37,34 @@ def run_demo(out: Path) -> Evaluation:
     model = load("tiny-scenes")
     source = SceneSource(SEED, NUM_SCENES)
     writer = PredictionWriter(out, model.labels)
-    pictures: list[tuple[float, str]] = []
+    pictures: list[PictureEvaluation] = []
 
     def keep(picture: PictureEvaluation) -> None:
         name = writer.write(picture.result, picture.sample.image_id, picture.sample.file_name)
-        _strip(picture, model.labels).save(out / "overlays" / f"{name}.jpg", quality=90)
-        assert picture.match is not None
-        pictures.append((panoptic_quality([picture.match], model.labels).pq or 0.0, name))
+        strip = viz.side_by_side(*zip(*_drawings(picture, model.labels), strict=True))
+        strip.save(out / "overlays" / f"{name}.jpg", quality=90)
+        pictures.append(picture)
 
     indices = track(range(NUM_SCENES), "predicting scenes", NUM_SCENES)
-    tally = evaluate_pictures(
-        model, source, indices, with_ap=find_spec("faster_coco_eval") is not None, on_picture=keep
-    )
+    # Average precision needs a package of the extra [train]; the demo does without where it is not installed.
+    with_ap = find_spec("faster_coco_eval") is not None
+    evaluation = evaluate_pictures(model, source, indices, with_ap=with_ap, on_picture=keep).evaluation()
     writer.close()
-    evaluation = tally.evaluation()
     write_json(out / "metrics.json", evaluation.to_json())
-    write_report(out / "report.html", _report(model, evaluation, pictures, out))
+    write_report(out / "report.html", _report(model, evaluation, pictures))
     return evaluation
 
 
-def _strip(picture: PictureEvaluation, labels: LabelSet) -> Image.Image:
-    """Picture, truth and prediction side by side."""
+def _drawings(picture: PictureEvaluation, labels: LabelSet) -> list[tuple[Image.Image, str]]:
+    """Picture, truth and prediction, each with its title."""
     image, panoptic = picture.sample.image, picture.result.panoptic
     assert panoptic is not None
-    drawings = [
-        Image.fromarray(image),
-        viz.draw_panoptic(image, picture.truth, labels),
-        viz.draw_panoptic(image, panoptic, labels),
-    ]
-    return viz.side_by_side(drawings, ["picture", "truth", "prediction"])
+    truth, prediction = (viz.draw_panoptic(image, map_, labels) for map_ in (picture.truth, panoptic))
+    enlarged = Image.fromarray(image).resize(truth.size, Image.Resampling.LANCZOS)
+    return [(enlarged, "picture"), (truth, "truth"), (prediction, "prediction")]
 
 
-def _report(model: Model, evaluation: Evaluation, pictures: list[tuple[float, str]], out: Path) -> Report:
+def _report(model: Model, evaluation: Evaluation, pictures: list[PictureEvaluation]) -> Report:
     score = evaluation.panoptic
     assert score is not None
     headlines = [Headline("PQ", score.pq), Headline("SQ", score.sq), Headline("RQ", score.rq)]
@@ -76,7 +72,7 @@ def _report(model: Model, evaluation: Evaluation, pictures: list[tuple[float, st
     headlines += [Headline(name, group.pq) for name, group in groups if group is not None]
     if evaluation.mask is not None:
         headlines.append(Headline("mask AP", evaluation.mask.ap))
-    ranked = sorted(pictures, reverse=True)
+    ranked = sorted(pictures, key=lambda picture: _quality(picture, model.labels), reverse=True)
     shown = [ranked[round(place * (len(ranked) - 1) / (_EXAMPLES - 1))] for place in range(_EXAMPLES)]
     return Report(
         title="thingstuff sees 64 scenes it has never seen",
@@ -87,14 +83,19 @@ def _report(model: Model, evaluation: Evaluation, pictures: list[tuple[float, st
         ),
         headlines=headlines,
         classes=[_class_row(row, model.labels) for row in score.per_class.values()],
-        examples=[
-            Example(
-                name, f"PQ {100 * pq:.1f}", [Picture(out / "overlays" / f"{name}.jpg", "picture, truth, prediction")]
-            )
-            for pq, name in shown
-        ],
+        examples=[_example(picture, model.labels) for picture in shown],
         facts=_facts(model, evaluation),
     )
+
+
+def _quality(picture: PictureEvaluation, labels: LabelSet) -> float:
+    assert picture.match is not None
+    return panoptic_quality([picture.match], labels).pq or 0.0
+
+
+def _example(picture: PictureEvaluation, labels: LabelSet) -> Example:
+    drawings = [Picture(drawing.convert("RGB"), title) for drawing, title in _drawings(picture, labels)]
+    return Example(Path(picture.sample.file_name).stem, f"PQ {100 * _quality(picture, labels):.1f}", drawings)
 
 
 def _class_row(score: ClassScore, labels: LabelSet) -> ClassRow:

@@ -7,7 +7,7 @@ Every constant of a paper stands here with its source.
 
 import difflib
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from tyro.conf import Suppress
@@ -45,7 +45,7 @@ class PictureConfig(Schema):
     """The longer side is at most this long."""
 
     @model_validator(mode="after")
-    def _statistics_fit_channels(self) -> Self:
+    def _statistics_fit_channels(self) -> "PictureConfig":
         for name in ("mean", "std"):
             if len(values := getattr(self, name)) != self.channels:
                 raise ValueError(f"{name} has {len(values)} values for {self.channels} channels; give one for each")
@@ -99,7 +99,7 @@ class RPNConfig(Schema):
     """Largest share of positives among them."""
 
     @model_validator(mode="after")
-    def _five_levels(self) -> Self:
+    def _five_levels(self) -> "RPNConfig":
         if len(self.anchor_sizes) != 5:
             raise ValueError(f"anchor_sizes has {len(self.anchor_sizes)} levels; give 5, for strides 4, 8, 16, 32, 64")
         if len({len(sizes) for sizes in self.anchor_sizes}) != 1:
@@ -201,7 +201,7 @@ class ModelConfig(Schema):
     """How both become one map; None where one branch is alone."""
 
     @model_validator(mode="after")
-    def _branches_fit(self) -> Self:
+    def _branches_fit(self) -> "ModelConfig":
         if self.region is None and self.semantic is None:
             raise ValueError("region and semantic are both None; keep at least one branch")
         if self.fusion is not None and (self.region is None or self.region.mask_head is None or self.semantic is None):
@@ -338,7 +338,7 @@ class ScheduleConfig(Schema):
     """Show pictures with classes that fewer pictures have more often (repeat factor sampling, LVIS); 0 does not."""
 
     @model_validator(mode="after")
-    def _milestones_fit(self) -> Self:
+    def _milestones_fit(self) -> "ScheduleConfig":
         if self.decay == "steps" and any(milestone >= self.steps for milestone in self.milestones):
             raise ValueError(f"milestones {self.milestones} must come before the last of {self.steps} steps")
         return self

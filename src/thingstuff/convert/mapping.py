@@ -32,7 +32,7 @@ def take_weights(
         InputError: Tensors are missing, unexpected or of another shape; the message names them.
     """
     shapes = network_shapes(recipe, labels)
-    ours = {foreign_name(name, modules): name for name in shapes}
+    ours = foreign_names(shapes, modules)
     unexpected = [name for name in foreign if name not in ours and not re.fullmatch(extra, name)]
     missing = [name for name in ours if name not in foreign]
     wrong = [
@@ -60,11 +60,11 @@ def network_shapes(recipe: Recipe, labels: LabelSet) -> dict[str, torch.Size]:
     return {name: tensor.shape for name, tensor in network.state_dict().items()}
 
 
-def foreign_name(name: str, modules: Mapping[str, str]) -> str:
-    """The foreign name of one of our tensors."""
-    module, _, leaf = name.rpartition(".")
-    foreign = next(theirs for theirs, ours in modules.items() if ours == module)
-    return f"{foreign}.{leaf}"
+def foreign_names(names: Iterable[str], modules: Mapping[str, str]) -> dict[str, str]:
+    """Our name of every tensor by its foreign name."""
+    theirs = {ours: foreign for foreign, ours in modules.items()}
+    parts = [(name, *name.rpartition(".")) for name in names]
+    return {f"{theirs[module]}.{leaf}": name for name, module, _, leaf in parts}
 
 
 def first_size(foreign: Mapping[str, Tensor], name: str, source: str, network: str) -> int:

@@ -11,12 +11,12 @@ from typing import Any, no_type_check
 import numba
 import numpy as np
 
-helper: Any = numba.njit(nogil=True)
+helper: Any = numba.njit(nogil=True, _nrt=False)
 """Decorator of a function that other compiled functions call."""
 
 DAMAGED = -1
 """Instead of a count: the data break a rule of their format."""
-_FAST_BITS = 10
+FAST_BITS = 10
 """Codes up to this length are looked up; longer ones, which are rare, are decoded bit by bit."""
 _LENGTH_BASE = np.array([3, 4, 5, 6, 7, 8, 9, 10, 11, 13, 15, 17, 19, 23, 27, 31, 35, 43, 51, 59, 67, 83, 99, 115, 131,
                          163, 195, 227, 258], dtype=np.int64)  # fmt: skip
@@ -50,36 +50,36 @@ def _refill(data, place):
 
 @helper
 @no_type_check
-def _build(lengths, lookup, counts, symbols):
-    """Tables of the canonical code with these lengths; False if it assigns more codes than there are."""
+def _build(lengths, begin, end, code):
+    """Tables of the canonical code with the lengths from ``begin`` to before ``end``; False if they cannot be."""
+    lookup, counts, symbols, firsts, codes = code
     counts[:] = 0
-    for length in lengths:
-        counts[length] += 1
+    for symbol in range(begin, end):
+        counts[lengths[symbol]] += 1
     counts[0] = 0
     left = 1
-    first = np.zeros(17, dtype=np.int64)
-    code = np.zeros(17, dtype=np.int64)
+    firsts[1], codes[1] = 0, 0
     for length in range(1, 16):
         left = 2 * left - counts[length]
         if left < 0:
             return False
-        first[length + 1] = first[length] + counts[length]
-        code[length + 1] = (code[length] + counts[length]) << 1
+        firsts[length + 1] = firsts[length] + counts[length]
+        codes[length + 1] = (codes[length] + counts[length]) << 1
     lookup[:] = 0
-    for symbol in range(lengths.size):
+    for symbol in range(begin, end):
         length = lengths[symbol]
         if length == 0:
             continue
-        symbols[first[length]] = symbol
-        first[length] += 1
-        if length <= _FAST_BITS:
-            backwards, rest = 0, code[length]
+        symbols[firsts[length]] = symbol - begin
+        firsts[length] += 1
+        if length <= FAST_BITS:
+            backwards, rest = 0, codes[length]
             for _ in range(length):
                 backwards = backwards << 1 | rest & 1
                 rest >>= 1
-            for index in range(backwards, 1 << _FAST_BITS, 1 << length):
-                lookup[index] = symbol << 4 | length
-        code[length] += 1
+            for index in range(backwards, 1 << FAST_BITS, 1 << length):
+                lookup[index] = (symbol - begin) << 4 | length
+        codes[length] += 1
     return True
 
 
@@ -87,7 +87,7 @@ def _build(lengths, lookup, counts, symbols):
 @no_type_check
 def _decode(bits, lookup, counts, symbols):
     """Symbol and length of the code that the bits begin with; symbol -1 if none does."""
-    entry = lookup[bits & np.uint64((1 << _FAST_BITS) - 1)]
+    entry = lookup[bits & np.uint64((1 << FAST_BITS) - 1)]
     if entry != 0:
         return np.int64(entry >> 4), np.uint64(entry & 15)
     code, first, index = 0, 0, 0
@@ -105,24 +105,24 @@ def _decode(bits, lookup, counts, symbols):
 
 @helper
 @no_type_check
-def _read_lengths(data, place, lengths, lookup, counts, symbols):
+def _read_lengths(data, place, lengths, code):
     """Code lengths of a block with codes of its own: numbers of literal and of distance codes, and the new place."""
     bits, count, byte = _refill(data, place)
     num_literals = np.int64(bits & np.uint64(31)) + 257
     num_distances = np.int64(bits >> np.uint64(5) & np.uint64(31)) + 1
     num_codes = np.int64(bits >> np.uint64(10) & np.uint64(15)) + 4
     bits, count = bits >> np.uint64(14), count - np.uint64(14)
-    own = np.zeros(19, dtype=np.int64)
+    lengths[:19] = 0
     for index in range(num_codes):
         bits, count, byte = _refill(data, (bits, count, byte))
-        own[_CODE_ORDER[index]] = np.int64(bits & np.uint64(7))
+        lengths[_CODE_ORDER[index]] = np.int64(bits & np.uint64(7))
         bits, count = bits >> np.uint64(3), count - np.uint64(3)
-    if not _build(own, lookup, counts, symbols):
+    if not _build(lengths, 0, 19, code):
         return 0, 0, (bits, count, byte)
     index = 0
     while index < num_literals + num_distances:
         bits, count, byte = _refill(data, (bits, count, byte))
-        symbol, used = _decode(bits, lookup, counts, symbols)
+        symbol, used = _decode(bits, code[0], code[1], code[2])
         bits, count = bits >> used, count - used
         value, repeat, extra = symbol, 1, 0
         if symbol == 16:
@@ -181,8 +181,8 @@ def _repeat(positions, values, n, source, end, distance):
 @no_type_check
 def _block(data, place, size, output, n, positions, values, literal, distances):
     """Decode one compressed block; returns output position (DAMAGED if wrong), number of bytes noted, place."""
-    lookup, counts, symbols = literal
-    other_lookup, other_counts, other_symbols = distances
+    lookup, counts, symbols, _, _ = literal
+    other_lookup, other_counts, other_symbols, _, _ = distances
     bits, count, byte = place
     while True:
         bits, count, byte = _refill(data, (bits, count, byte))
@@ -255,7 +255,7 @@ def _checksum(size, n, positions, values):
 
 @helper
 @no_type_check
-def inflate(data, size, positions, values):
+def inflate(data, size, positions, values, codes):
     """Inflate a zlib stream.
 
     Args:
@@ -263,15 +263,14 @@ def inflate(data, size, positions, values):
         size: Bytes that it has to yield.
         positions: Gets the positions of the bytes that are not zero.
         values: Gets those bytes.
+        codes: Space for the literal code, the distance code and the lengths of both.
 
     Returns:
         How many they are, or DAMAGED.
     """
     if data.size < 2 or data[0] & 15 != 8 or (np.int64(data[0]) << 8 | data[1]) % 31 or data[1] & 32:
         return DAMAGED
-    literal = (np.empty(1 << _FAST_BITS, np.int16), np.empty(16, np.int64), np.empty(320, np.int64))
-    distances = (np.empty(1 << _FAST_BITS, np.int16), np.empty(16, np.int64), np.empty(320, np.int64))
-    lengths = np.empty(320, dtype=np.int64)
+    literal, distances, lengths = codes
     bits, count, byte = np.uint64(0), np.uint64(0), np.uint64(2)
     output, n, is_last = 0, 0, False
     while not is_last:
@@ -289,12 +288,11 @@ def inflate(data, size, positions, values):
                 num_literals, num_distances = 288, 30
             else:
                 num_literals, num_distances, (bits, count, byte) = _read_lengths(
-                    data, (bits, count, byte), lengths, literal[0], literal[1], literal[2]
+                    data, (bits, count, byte), lengths, literal
                 )
             both = num_literals + num_distances
             if num_literals == 0 or not (
-                _build(lengths[:num_literals], literal[0], literal[1], literal[2])
-                and _build(lengths[num_literals:both], distances[0], distances[1], distances[2])
+                _build(lengths, 0, num_literals, literal) and _build(lengths, num_literals, both, distances)
             ):
                 return DAMAGED
             output, n, (bits, count, byte) = _block(

@@ -4,6 +4,7 @@ Machine code is made the first time on a computer (some seconds) and kept in the
 loaded in a fraction of a second. Without the extra, all functions of the package give the same results more slowly.
 """
 
+import hashlib
 import importlib
 import importlib.util
 import os
@@ -23,6 +24,7 @@ from thingstuff.evaluation.png import PackedPng
 
 _TABLE = 1024
 """Pairs of ids that the table of a new workspace holds; it grows when a picture has more."""
+_lock = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,18 +40,15 @@ class Fast:
     seconds: float
 
 
-_lock = threading.Lock()
+def is_installed() -> bool:
+    """Whether ``load`` would find the extra, without loading it."""
+    return importlib.util.find_spec("numba") is not None
 
 
 def load() -> Fast | None:
     """Load the extra, compiling it if this is the first time; None if it is not installed."""
     with _lock:
         return _load()
-
-
-def is_installed() -> bool:
-    """Whether ``load`` would find the extra, without loading it."""
-    return importlib.util.find_spec("numba") is not None
 
 
 @cache
@@ -70,19 +69,30 @@ def _load() -> Fast | None:
     extra = Fast(compiled, 0.0)
     pixels = np.zeros((1, 4), dtype=np.int32)
     count_maps(extra, pixels, pixels)
-    png = PackedPng((1, 1), 3, np.frombuffer(zlib.compress(bytes(4)) + bytes(16), dtype=np.uint8))
+    stream = np.frombuffer(zlib.compress(bytes(4)) + bytes(16), dtype=np.uint8)
+    png = PackedPng((1, 1), 3, stream)
     count_files(extra, png, png)
     return Fast(compiled, time.process_time() - started)
 
 
 def _cache_folder() -> Path:
+    """A folder for this version of the code: numba looks only at the age of the file whose function is called."""
     if sys.platform == "win32":
         base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
     elif sys.platform == "darwin":
         base = Path.home() / "Library" / "Caches"
     else:
         base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "thingstuff"
+    sources = (Path(__file__).with_name(f"{name}.py").read_bytes() for name in ("compiled", "compiled_inflate"))
+    return base / "thingstuff" / hashlib.sha256(b"".join(sources)).hexdigest()[:12]
+
+
+def _code_space() -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...], np.ndarray]:
+    """Memory for the literal and the distance code of a deflated block, and for the lengths of both."""
+    literal, distances = (
+        (np.empty(1024, np.int16), *(np.empty(n, np.int64) for n in (16, 320, 17, 17))) for _ in range(2)
+    )
+    return literal, distances, np.empty(320, dtype=np.int64)
 
 
 @dataclass
@@ -91,7 +101,8 @@ class _Workspace(threading.local):
 
     pairs: int = 0
     width: int = -1
-    bytes: int = -1
+    num_bytes: int = -1
+    codes: tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...], np.ndarray] = field(default_factory=_code_space)
     keys: np.ndarray = field(init=False)
     table: np.ndarray = field(init=False)
     found_keys: np.ndarray = field(init=False)
@@ -100,7 +111,7 @@ class _Workspace(threading.local):
     unpacked: tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]] = field(init=False)
 
     def hold_pairs(self, pairs: int) -> None:
-        """Have room for that many pairs of ids."""
+        """Have room for that many pairs of ids, a power of two."""
         if pairs > self.pairs:
             self.pairs = pairs
             self.keys = np.full(pairs, 2**64 - 1, dtype=np.uint64)
@@ -109,7 +120,7 @@ class _Workspace(threading.local):
             self.found = np.empty((pairs, 5), dtype=np.int64)
 
     def hold_picture(self, width: int, num_bytes: int) -> None:
-        """Have room for the rows and the bytes of a picture."""
+        """Have room for the rows and the bytes of two pictures."""
         if width > self.width:
             self.width = width
             self.rows = (
@@ -118,8 +129,8 @@ class _Workspace(threading.local):
                 np.empty(width + 1, dtype=np.int32),
                 np.empty(width + 1, dtype=np.uint32),
             )
-        if num_bytes > self.bytes:
-            self.bytes = num_bytes
+        if num_bytes > self.num_bytes:
+            self.num_bytes = num_bytes
             positions, values = np.empty((2, num_bytes), dtype=np.int32), np.empty((2, num_bytes), dtype=np.uint8)
             self.unpacked = ((positions[0], values[0]), (positions[1], values[1]))
 
@@ -146,7 +157,8 @@ def count_maps(
     Returns:
         The pairs as true id times 2**24 plus predicted id, ascending; area, left, top, right and bottom of each.
     """
-    truth, predicted = np.ascontiguousarray(truth), np.ascontiguousarray(predicted)
+    # The compiler takes other layouts, and arrays that may not be written, for other types and compiles once more.
+    truth, predicted = (np.require(ids, requirements=("C", "W")) for ids in (truth, predicted))
     space = _workspace
     space.hold_pairs(_TABLE)
     while True:
@@ -159,7 +171,7 @@ def count_maps(
 def count_files(
     extra: Fast, truth: PackedPng, predicted: PackedPng
 ) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, "n 5"]] | None:
-    """Joint histogram of two PNG pictures of one size, as ``count_maps``; None if a row names an unknown filter."""
+    """Joint histogram of two PNG pictures of one size, as ``count_maps``; None if one of them is damaged."""
     height, width = truth.size
     space = _workspace
     space.hold_pairs(_TABLE)
@@ -169,7 +181,7 @@ def count_files(
     )
     while True:
         n = extra.compiled.count_files(
-            height, width, *pictures, space.rows, space.keys, space.table, space.found_keys, space.found
+            height, width, *pictures, space.codes, space.rows, space.keys, space.table, space.found_keys, space.found
         )
         if n == extra.compiled.DAMAGED:
             return None

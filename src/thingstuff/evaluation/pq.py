@@ -1,83 +1,38 @@
 """Panoptic quality, equal to the reference evaluator panopticapi to the last bit.
 
-Three steps, each usable alone: ``count_overlaps`` reduces two id maps to the areas their segments share,
-``match_segments`` applies the matching rules to one picture, ``panoptic_quality`` averages over pictures and classes.
-``match_picture`` joins the first two. A ``PictureMatch`` is plain data: gather them from any number of processes, put
-them in the order of the pictures and average once.
-
-Rules that are easy to get wrong:
-
-* A pair matches when its IoU is *strictly* over 0.5; only the truth's void is taken off the union.
-* A crowd is never matched and never missed. A prediction that lies mostly (strictly over half) on void and on the crowd
-  of its class is not counted as invented; of several crowds of one class only the last listed does so.
-* A class with nothing to count is left out of the averages; a class with false positives alone counts with 0.
-
-The truth is trusted, as panopticapi does: the areas written in its segments enter the IoU and its ids are not compared
-with the map, so callers recount it beforehand.
+``match_picture`` (see ``matching``) says what one picture contributes, ``panoptic_quality`` averages over pictures and
+classes. A ``PictureMatch`` is plain data: gather them from any number of processes, put them in the order of the
+pictures and average once. A class with nothing to count is left out of the averages; a class with false positives alone
+counts with 0.
 
 Sources: Kirillov et al. 2019, "Panoptic Segmentation" (arXiv 1801.00868), section 4; cocodataset/panopticapi
 ``evaluation.py`` at commit 7bb4655.
 """
 
-import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, astuple, dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int32, Int64
 
 from thingstuff.errors import InputError
+from thingstuff.evaluation.matching import MatchedPair, PictureMatch, count_overlaps, match_picture
 from thingstuff.labels import Category, LabelSet
-from thingstuff.structures import VOID_ID, Panoptic, Segment
 
-
-@dataclass(frozen=True, slots=True)
-class Overlaps:
-    """How many pixels each pair of a true and a predicted id shares, by ascending true, then predicted id.
-
-    Attributes:
-        truth_ids: Id in the true map, void included.
-        predicted_ids: Id in the predicted map, void included.
-        areas: Pixels that have both, at least 1.
-    """
-
-    truth_ids: Int64[np.ndarray, " n"]
-    predicted_ids: Int64[np.ndarray, " n"]
-    areas: Int64[np.ndarray, " n"]
-
-
-@dataclass(frozen=True, slots=True)
-class MatchedPair:
-    """A true and a predicted segment of one class that are the same object.
-
-    Attributes:
-        truth_id: Id of the true segment.
-        predicted_id: Id of the predicted segment.
-        category_id: Their category.
-        iou: Intersection over union, over 0.5.
-    """
-
-    truth_id: int
-    predicted_id: int
-    category_id: int
-    iou: float
-
-
-@dataclass(frozen=True, slots=True)
-class PictureMatch:
-    """All that one picture contributes to panoptic quality.
-
-    Attributes:
-        pairs: True positives by ascending true, then predicted id, the order in which their IoUs are added.
-        false_positives: Category of each predicted segment that matches nothing and is not excused.
-        false_negatives: Category of each true segment that was missed.
-    """
-
-    pairs: tuple[MatchedPair, ...]
-    false_positives: tuple[int, ...]
-    false_negatives: tuple[int, ...]
+__all__ = [
+    "ClassCounts",
+    "ClassScore",
+    "GroupScore",
+    "MatchedPair",
+    "PictureMatch",
+    "Score",
+    "average_classes",
+    "count_classes",
+    "count_overlaps",
+    "match_picture",
+    "panoptic_quality",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,132 +131,6 @@ class Score:
             "stuff": self.stuff and asdict(self.stuff),
             "per_class": [asdict(score) for score in self.per_class.values()],
         }
-
-
-def match_picture(truth: Panoptic, prediction: Panoptic, *, picture: str = "picture") -> PictureMatch:
-    """Match a predicted panoptic map with the true one.
-
-    Args:
-        truth: The areas in its segments are trusted (see the module's description).
-        prediction: Of the same size. Areas are recounted from its map.
-        picture: What to call the picture in messages.
-
-    Raises:
-        InputError: The sizes differ, or the predicted map and its segments do not list the same ids.
-    """
-    overlaps = count_overlaps(truth.ids, prediction.ids, picture=picture)
-    return match_segments(truth.segments, prediction.segments, overlaps, picture=picture)
-
-
-def count_overlaps(
-    truth_ids: Int32[np.ndarray, "H W"], predicted_ids: Int32[np.ndarray, "_ _"], *, picture: str = "picture"
-) -> Overlaps:
-    """Count the pixels that each true id shares with each predicted id.
-
-    Neighbouring pixels mostly agree, so horizontal runs are counted instead of pixels.
-
-    Args:
-        truth_ids: No id is negative.
-        predicted_ids: Of the same size.
-        picture: What to call the picture in messages.
-
-    Raises:
-        InputError: The sizes differ.
-    """
-    if truth_ids.shape != predicted_ids.shape:
-        true_size, predicted_size = (" x ".join(map(str, ids.shape)) for ids in (truth_ids, predicted_ids))
-        raise InputError(
-            f"{picture}: the predicted id map is {predicted_size} pixels (height x width), the true one {true_size}; "
-            "predict at the size of the truth"
-        )
-    truth, predicted = truth_ids.ravel(), predicted_ids.ravel()
-    starts_run = np.ones(truth.size, dtype=bool)
-    starts_run[1:] = (truth[1:] != truth[:-1]) | (predicted[1:] != predicted[:-1])
-    starts = np.flatnonzero(starts_run)
-    lengths = np.diff(starts, append=truth.size)
-    keys = truth[starts].astype(np.int64) << 32 | predicted[starts]
-    # Sorting the keys and looking them up again is twice as fast as the inverse of np.unique, which sorts indices.
-    pairs = np.unique(keys)
-    areas = np.bincount(np.searchsorted(pairs, keys), weights=lengths, minlength=pairs.size).astype(np.int64)
-    return Overlaps(pairs >> 32, pairs & 0xFFFFFFFF, areas)
-
-
-def match_segments(
-    truth: Sequence[Segment], predicted: Sequence[Segment], overlaps: Overlaps, *, picture: str = "picture"
-) -> PictureMatch:
-    """Apply the matching rules to the segments of one picture.
-
-    Like panopticapi, it treats a listed id 0 as any segment, and of several segments with one id uses the last.
-
-    Args:
-        truth: Segments of the true map, areas trusted.
-        predicted: Segments of the predicted map, areas ignored.
-        overlaps: Of the two maps.
-        picture: What to call the picture in messages.
-
-    Raises:
-        InputError: The predicted map and its segments do not list the same ids.
-    """
-    areas: Counter[int] = Counter()
-    shared: dict[tuple[int, int], int] = {}
-    for true_id, predicted_id, area in zip(
-        overlaps.truth_ids.tolist(), overlaps.predicted_ids.tolist(), overlaps.areas.tolist(), strict=True
-    ):
-        shared[true_id, predicted_id] = area
-        areas[predicted_id] += area
-    true_by_id = {segment.id: segment for segment in truth}
-    predicted_by_id = {segment.id: segment for segment in predicted}
-    _check_listed(predicted_by_id.keys(), areas.keys(), picture)
-    pairs = tuple(_matched_pairs(true_by_id, predicted_by_id, shared, areas))
-    found = {pair.truth_id for pair in pairs}
-    used = {pair.predicted_id for pair in pairs}
-    crowds = {segment.category_id: segment.id for segment in true_by_id.values() if segment.iscrowd}
-    unmatched = [segment for segment in predicted_by_id.values() if segment.id not in used]
-    return PictureMatch(
-        pairs,
-        tuple(segment.category_id for segment in unmatched if not _is_excused(segment, crowds, shared, areas)),
-        tuple(s.category_id for s in true_by_id.values() if not s.iscrowd and s.id not in found),
-    )
-
-
-def _check_listed(listed: Set[int], drawn: Set[int], picture: str) -> None:
-    if unlisted := drawn - listed - {VOID_ID}:
-        raise InputError(
-            f"{picture}: the predicted map has pixels of id {min(unlisted)}, which is not among its segments; "
-            f"list every id of the map ({VOID_ID} is void)"
-        )
-    if undrawn := listed - drawn:
-        raise InputError(
-            f"{picture}: predicted segment {min(undrawn)} has no pixel in the predicted map; "
-            "leave it out of the segments"
-        )
-
-
-def _matched_pairs(
-    truth: Mapping[int, Segment],
-    predicted: Mapping[int, Segment],
-    shared: Mapping[tuple[int, int], int],
-    areas: Mapping[int, int],
-) -> Iterator[MatchedPair]:
-    for (true_id, predicted_id), area in shared.items():
-        segment, candidate = truth.get(true_id), predicted.get(predicted_id)
-        if segment is None or candidate is None or segment.iscrowd or segment.category_id != candidate.category_id:
-            continue
-        union = areas[predicted_id] + segment.area - area - shared.get((VOID_ID, predicted_id), 0)
-        # Only a wrong true area leaves no union; the reference divides by zero in floating point there.
-        iou = area / union if union else math.inf
-        if iou > 0.5:
-            yield MatchedPair(true_id, predicted_id, segment.category_id, iou)
-
-
-def _is_excused(
-    segment: Segment, crowds: Mapping[int, int], shared: Mapping[tuple[int, int], int], areas: Mapping[int, int]
-) -> bool:
-    """Whether an unmatched prediction lies mostly where nothing can be said about it."""
-    excused = shared.get((VOID_ID, segment.id), 0)
-    if segment.category_id in crowds:
-        excused += shared.get((crowds[segment.category_id], segment.id), 0)
-    return excused / areas[segment.id] > 0.5
 
 
 def panoptic_quality(matches: Iterable[PictureMatch], labels: LabelSet, *, reference_cores: int = 1) -> Score:

@@ -5,7 +5,8 @@ from typing import assert_never, cast
 import timm
 import torch
 from jaxtyping import Float
-from timm.layers.norm_act import BatchNormAct2d, freeze_batch_norm_2d
+from timm.layers.format import Format
+from timm.layers.norm_act import BatchNormAct2d, convert_sync_batchnorm, freeze_batch_norm_2d
 from timm.models._features import FeatureListNet
 from timm.models.resnet import Bottleneck
 from torch import Tensor, nn
@@ -32,7 +33,8 @@ class Backbone(nn.Module):
             (Caffe) ResNets and Detectron2's MSRA weights have it, instead of on the 3x3.
 
     Raises:
-        InputError: timm does not know the name, or the network has other strides or cannot be changed as asked.
+        InputError: timm does not know the name, or the network has other strides, takes pictures of one size only, or
+            cannot be changed as asked.
     """
 
     channels: tuple[int, ...]
@@ -53,6 +55,7 @@ class Backbone(nn.Module):
         info = {reduction: index for index, reduction in enumerate(self.body.feature_info.reduction())}  # pyright: ignore
         self.channels = tuple(self.body.feature_info.channels()[info[stride]] for stride in STRIDES)  # pyright: ignore
         self._indices = tuple(info[stride] for stride in STRIDES)
+        self._channels_last = getattr(self.body, "output_fmt", None) is Format.NHWC
         if stride_in_first_conv:
             _move_stride_to_first_conv(self.body, name)
         self.body = _convert_norms(self.body, norm)
@@ -67,6 +70,8 @@ class Backbone(nn.Module):
             images: Normalised and padded to a multiple of 32.
         """
         features = self.body(images)
+        if self._channels_last:
+            features = [feature.permute(0, 3, 1, 2) for feature in features]
         return Pyramid({stride: features[index] for stride, index in zip(STRIDES, self._indices, strict=True)})
 
     def train(self, mode: bool = True) -> "Backbone":
@@ -84,7 +89,7 @@ def _create(name: str, in_channels: int, pretrained: bool) -> nn.Module:
         raise InputError(f"backbone: timm has no network named {name!r}{hint}")
     try:
         with torch.device("meta"):
-            plan = timm.create_model(name, features_only=True, pretrained=False)
+            plan = timm.create_model(name, features_only=True, pretrained=False).eval()
         reductions: list[int] = plan.feature_info.reduction()  # pyright: ignore
     except (RuntimeError, TypeError, AttributeError) as error:
         raise InputError(
@@ -95,8 +100,21 @@ def _create(name: str, in_channels: int, pretrained: bool) -> nn.Module:
             f"backbone: {name!r} has features at strides {reductions}, but {sorted(missing)} is missing; "
             "choose a network with strides 4, 8, 16 and 32"
         )
-    indices = tuple(reductions.index(stride) for stride in STRIDES)
+    _check_any_size(plan, name)
+    indices = tuple(plan.feature_info.out_indices[reductions.index(stride)] for stride in STRIDES)  # pyright: ignore
     return timm.create_model(name, features_only=True, out_indices=indices, pretrained=pretrained, in_chans=in_channels)
+
+
+def _check_any_size(plan: nn.Module, name: str) -> None:
+    """Refuse a network that takes pictures of one size only; ``plan`` is without memory, so this costs little."""
+    try:
+        with torch.device("meta"), torch.no_grad():
+            plan(torch.empty(1, 3, 64, 96))
+    except (RuntimeError, AssertionError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"backbone: {name!r} does not take pictures of any size ({reason}); choose one that does, as resnet50"
+        ) from error
 
 
 def _convert_norms(body: nn.Module, norm: BackboneNorm) -> nn.Module:
@@ -106,7 +124,7 @@ def _convert_norms(body: nn.Module, norm: BackboneNorm) -> nn.Module:
         case "frozen_batch":
             return freeze_batch_norm_2d(body)
         case "sync_batch":
-            return nn.SyncBatchNorm.convert_sync_batchnorm(body)
+            return convert_sync_batchnorm(body)
         case "group":
             return _batch_to_group_norm(body)
         case _:

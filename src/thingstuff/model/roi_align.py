@@ -30,7 +30,8 @@ def roi_align_pyramid(
         levels: Position of each region's level.
         size: Height and width of the result.
         strides: Of the levels.
-        sampling_ratio: Samples in each direction of a bin; 0: as many as the region has pixels, rounded up.
+        sampling_ratio: Samples in each direction of a bin; 0: as many as the region has pixels, rounded up;
+            a region without extent has none and becomes 0.
         aligned: Shift by half a pixel.
 
     Source: He et al., Mask R-CNN, section 3; torchvision's ``roi_align`` for samples at and beyond the border.
@@ -46,7 +47,7 @@ def roi_align_pyramid(
     sides = boxes[:, 2:] - boxes[:, :2]
     if not aligned:
         sides = sides.clamp(min=1)
-    samples = torch.full_like(sides, sampling_ratio) if sampling_ratio else (sides / size).ceil().clamp(min=1)
+    samples = torch.full_like(sides, sampling_ratio) if sampling_ratio else (sides / size).ceil().clamp(min=0)
 
     indices, weights, lengths, order = [], [], [], []
     # Regions with the same number of samples are handled together: a handful of groups.
@@ -91,4 +92,5 @@ def _axis(start: Tensor, side: Tensor, limit: Tensor, size: int, samples: int) -
     fraction = position - low
     index = torch.stack([low, (low + 1).minimum(last)], dim=-1).long()
     weight = torch.stack([1 - fraction, fraction], dim=-1) * inside[..., None] / samples
-    return index.view(len(start), size, -1), weight.view(len(start), size, -1)
+    shape = (len(start), size, 2 * samples)
+    return index.view(shape), weight.view(shape)

@@ -3,12 +3,16 @@
 It runs on one process as it is, and on several under `torchrun` or `accelerate launch`.
 """
 
+import math
 import os
+import signal
+import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -78,6 +82,10 @@ class _Plan:
     learning_rate: float
     evaluate_every: int
 
+    def evaluates_at(self, step: int) -> bool:
+        """Whether the network is judged after so many steps."""
+        return step % self.evaluate_every == 0 or step == self.steps
+
 
 def train(recipe: Recipe, run: Run) -> Path:
     """Train a recipe.
@@ -92,11 +100,12 @@ def train(recipe: Recipe, run: Run) -> Path:
     Raises:
         InputError: Something that was given is wrong.
     """
-    accelerator = _make_accelerator(recipe, run.accumulate)
+    _check_numbers(run)
+    accelerator = _make_accelerator(run.accumulate)
     state.check_folder(run.out, run.resume)
     train_source, val_source = sources.open_sources(recipe, run.data)
     plan = _make_plan(recipe, run, accelerator.num_processes)
-    settings = state.run_settings(recipe, plan.batch_size, run.accumulate, run.seed)
+    settings = state.run_settings(recipe, train_source, plan.batch_size, run.accumulate, run.seed)
     trainee, objective = _make_trainee(recipe, run, plan, train_source, accelerator)
     if run.resume:
         state.load_state(run.out, trainee, settings)
@@ -104,32 +113,39 @@ def train(recipe: Recipe, run: Run) -> Path:
     wrapped, optimizer = accelerator.prepare(objective, trainee.optimizer)
     batches = _read_batches(recipe, run, plan, train_source, progress.step, accelerator)
     judged = trainee.network if average is None else average.module
+    device, bfloat16 = accelerator.device, recipe.optim.precision == "bfloat16"
     last = plan.steps if run.stop_after is None else min(plan.steps, run.stop_after)
     patience = recipe.schedule.early_stopping or plan.steps
     with _Diary(recipe, run, plan, trainee, settings, accelerator) as diary:
-        while progress.step < last and progress.evaluations_since_best < patience:
-            set_learning_rate(trainee.optimizer, learning_rate_factor(progress.step, recipe.schedule, plan.scale))
-            # Random numbers inside the network depend on the step alone, so that a resumed run draws the same.
-            torch.manual_seed((run.seed * 1_000_003 + progress.step) * 1009 + accelerator.process_index)
-            wrapped.train()
-            parts: list[Losses] = []
-            for _ in range(run.accumulate):
-                with accelerator.accumulate(wrapped):
-                    losses = wrapped(next(batches).to(accelerator.device))
-                    accelerator.backward(losses.total())
-                    if recipe.optim.gradient_clip and accelerator.sync_gradients:
-                        accelerator.clip_grad_norm_(wrapped.parameters(), recipe.optim.gradient_clip)
-                    optimizer.step()
-                    optimizer.zero_grad()
-                    parts.append(losses)
-            if average is not None:
-                average.update_parameters(trainee.network)
-            progress.step += 1
-            diary.note_step(parts)
-            if progress.step % plan.evaluate_every == 0 or progress.step == plan.steps:
+        while True:
+            if progress.evaluated < progress.step and plan.evaluates_at(progress.step):
                 judgement = _judge(recipe, judged, val_source, accelerator)
                 diary.note_evaluation(*judgement, val_source)
             diary.save_if_due()
+            if progress.step >= last or progress.evaluations_since_best >= patience:
+                break
+            # Read before anything changes: a damaged picture must not leave half a step behind.
+            pictures = [next(batches) for _ in range(run.accumulate)]
+            with diary.whole():
+                set_learning_rate(trainee.optimizer, learning_rate_factor(progress.step, recipe.schedule, plan.scale))
+                # Random numbers inside the network depend on the step alone, so that a resumed run draws the same.
+                torch.manual_seed(((run.seed * 1_000_003 + progress.step) * 1009 + accelerator.process_index) % 2**63)
+                wrapped.train()
+                parts: list[Losses] = []
+                for batch in pictures:
+                    with accelerator.accumulate(wrapped):
+                        with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
+                            losses = wrapped(batch.to(device))
+                        accelerator.backward(losses.total())
+                        if recipe.optim.gradient_clip and accelerator.sync_gradients:
+                            accelerator.clip_grad_norm_(wrapped.parameters(), recipe.optim.gradient_clip)
+                        optimizer.step()
+                        optimizer.zero_grad()
+                        parts.append(losses)
+                if average is not None:
+                    average.update_parameters(trainee.network)
+                progress.step += 1
+                diary.note_step(parts)
     accelerator.end_training()
     return run.out / "best.safetensors"
 
@@ -137,15 +153,20 @@ def train(recipe: Recipe, run: Run) -> Path:
 # --- what a run is made of ---
 
 
-def _make_accelerator(recipe: Recipe, accumulate: int) -> "Accelerator":
+def _check_numbers(run: Run) -> None:
+    for name, least in (("batch_size", 1), ("accumulate", 1), ("seed", 0), ("workers", 0)):
+        value = getattr(run, name)
+        if value is not None and value < least:
+            raise InputError(f"--{name.replace('_', '-')} is {value}; give a whole number from {least}")
+
+
+def _make_accelerator(accumulate: int) -> "Accelerator":
     try:
         from accelerate import Accelerator
     except ImportError as error:
         raise InputError("training needs more packages; install them with: pip install 'thingstuff[train]'") from error
-    precision = "bf16" if recipe.optim.precision == "bfloat16" else "no"
-    return Accelerator(
-        cpu=not torch.cuda.is_available(), mixed_precision=precision, gradient_accumulation_steps=accumulate
-    )
+    # The loop chooses the precision itself: Accelerate would hold on to the first one for as long as Python runs.
+    return Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="no", gradient_accumulation_steps=accumulate)
 
 
 def _make_plan(recipe: Recipe, run: Run, num_processes: int) -> _Plan:
@@ -211,10 +232,12 @@ def _judge(
     recipe: Recipe, network: nn.Module, source: PictureSource, accelerator: "Accelerator"
 ) -> tuple[Evaluation, dict[str, float]]:
     """Numbers and losses on the validation pictures, shared among the processes; every process gets all of them."""
-    from accelerate.utils import gather_object
+    from accelerate.utils import broadcast, gather_object
 
     assert isinstance(network, PanopticSegmenter)
     network.eval()
+    # Norms have seen other pictures in every process; what is judged must be what the first process writes down.
+    broadcast(list(network.buffers()))
     mine = range(accelerator.process_index, len(source), accelerator.num_processes)
     model = Model.of_network(network, Checkpoint({}, recipe, source.labels))
     tally = evaluate_pictures(model, source, mine, with_ap=network.fusion is None)
@@ -246,7 +269,8 @@ def _validation_losses(
 class _Diary:
     """Logs, progress bar, checkpoints and saved state; only the first process writes.
 
-    Leaving it saves the state, also when the run is interrupted or fails.
+    Leaving it saves the state, also when the run is interrupted or fails, unless that happens half-way through a step:
+    then the state saved before stays, from which the run can go on exactly.
     """
 
     def __init__(
@@ -259,10 +283,13 @@ class _Diary:
         accelerator: "Accelerator",
     ) -> None:
         self.recipe, self.run, self.plan, self.trainee, self.settings = recipe, run, plan, trainee, settings
+        self.accelerator = accelerator
         self.writes = accelerator.is_main_process
-        self.pending: list[tuple[int, float, float, list[Losses]]] = []
+        self.pending: list[tuple[int, float, float, dict[str, torch.Tensor]]] = []
         self.last_total = float("nan")
-        self.step_started = self.saved_at = time.monotonic()
+        self.step_started = time.monotonic()
+        self.saved_at = -math.inf
+        self.can_resume = True
 
     def __enter__(self) -> "_Diary":
         if not self.writes:
@@ -286,40 +313,60 @@ class _Diary:
         if not self.writes:
             return
         self.bar.stop()
-        self._flush()
-        state.save_state(self.run.out, self.trainee, self.settings)
-        self.steps.close()
-        self.evaluations.close()
+        try:
+            if self.can_resume:
+                self._flush()
+                state.save_state(self.run.out, self.trainee, self.settings)
+        finally:
+            self.steps.close()
+            self.evaluations.close()
+
+    @contextmanager
+    def whole(self) -> Iterator[None]:
+        """Around changes that belong together: Ctrl-C waits for their end; if they fail, no state is saved."""
+        self.can_resume = False
+        with _hold_interrupt():
+            yield
+            self.can_resume = True
 
     def note_step(self, parts: list[Losses]) -> None:
-        """Note a step's losses and speed."""
+        """Note a step's losses, as means over all processes, and speed."""
         now = time.monotonic()
         speed = self.plan.batch_size / (now - self.step_started)
         self.step_started = now
+        table = torch.stack([torch.stack(list(part.terms().values())).detach() for part in parts])
+        means = self.accelerator.reduce(table.mean(dim=0), "mean")
+        assert isinstance(means, torch.Tensor)
         if not self.writes:
             return
         step, rate = self.trainee.progress.step, self.trainee.optimizer.param_groups[0]["lr"]
-        self.pending.append((step, rate, speed, parts))
+        self.pending.append((step, rate, speed, dict(zip(parts[0].terms(), means, strict=True))))
         if len(self.pending) >= _FLUSH_EVERY:
             self._flush()
         self.bar.update(self.task, completed=step, loss=self.last_total, speed=speed)
 
     def note_evaluation(self, evaluation: Evaluation, losses: dict[str, float], source: PictureSource) -> None:
         """Note an evaluation, and write the last checkpoint and perhaps the best."""
-        best = self.trainee.progress.note(evaluation.headline())
-        if self.writes:
-            self._flush()
-            step = self.trainee.progress.step
-            self.evaluations.add(step, _headlines(evaluation) | {f"loss_{name}": loss for name, loss in losses.items()})
-            network = self.trainee.network if self.trainee.average is None else self.trainee.average.module
-            metrics = evaluation.to_json() | {"step": step}
-            checkpoint = Checkpoint(network.state_dict(), self.recipe, source.labels, metrics)
-            save_checkpoint(self.run.out / "last.safetensors", checkpoint)
-            if best:
-                save_checkpoint(self.run.out / "best.safetensors", checkpoint)
-            numbers = "  ".join(f"{name} {value:.3f}" for name, value in _headlines(evaluation).items())
-            console.print(f"step {step}: {numbers}{'  (best)' if best else ''}", highlight=False)
+        with self.whole():
+            best = self.trainee.progress.note(evaluation.headline())
+            if self.writes:
+                self._write_evaluation(evaluation, losses, source, best)
         self.step_started = time.monotonic()
+
+    def _write_evaluation(
+        self, evaluation: Evaluation, losses: dict[str, float], source: PictureSource, best: bool
+    ) -> None:
+        self._flush()
+        step = self.trainee.progress.step
+        self.evaluations.add(step, _headlines(evaluation) | {f"loss_{name}": loss for name, loss in losses.items()})
+        network = self.trainee.network if self.trainee.average is None else self.trainee.average.module
+        metrics = evaluation.to_json() | {"step": step}
+        checkpoint = Checkpoint(network.state_dict(), self.recipe, source.labels, metrics)
+        save_checkpoint(self.run.out / "last.safetensors", checkpoint)
+        if best:
+            save_checkpoint(self.run.out / "best.safetensors", checkpoint)
+        numbers = "  ".join(f"{name} {value:.3f}" for name, value in _headlines(evaluation).items())
+        console.print(f"step {step}: {numbers}{'  (best)' if best else ''}", highlight=False)
 
     def save_if_due(self) -> None:
         """Save the state if the last time is long enough ago."""
@@ -329,17 +376,41 @@ class _Diary:
             self.saved_at = time.monotonic()
 
     def _flush(self) -> None:
-        for step, rate, speed, parts in self.pending:
-            terms = {name: _mean([part.terms()[name] for part in parts]) for name in parts[0].terms()}
+        rows, self.pending = self.pending, []
+        for step, rate, speed, losses in rows:
+            terms = {name: float(loss) for name, loss in losses.items()}
             self.last_total = sum(terms.values())
             self.steps.add(
                 step, {"total": self.last_total} | terms | {"learning_rate": rate, "images_per_second": speed}
             )
-        self.pending = []
+            if not math.isfinite(self.last_total):
+                self.can_resume = False
+                raise InputError(
+                    f"{self.run.out}: the loss is {self.last_total} at step {step}: it has diverged; begin another run "
+                    "with a lower --optim.learning-rate or a --optim.gradient-clip"
+                )
 
 
-def _mean(values: list[torch.Tensor]) -> float:
-    return float(torch.stack([value.detach() for value in values]).mean())
+@contextmanager
+def _hold_interrupt() -> Iterator[None]:
+    """Hold Ctrl-C back until the end of the block; the second one comes through at once."""
+    if threading.current_thread() is not threading.main_thread():  # only there can signals be handled
+        yield
+        return
+    received: list[int] = []
+
+    def hold(number: int, frame: FrameType | None) -> None:
+        if received:
+            raise KeyboardInterrupt
+        received.append(number)
+
+    usual = signal.signal(signal.SIGINT, hold)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, usual)
+    if received:
+        raise KeyboardInterrupt
 
 
 def _headlines(evaluation: Evaluation) -> dict[str, float]:

@@ -95,7 +95,9 @@ class Objective(nn.Module):
         if self.training:
             normalizers = _mean_over_processes(normalizers)
         weights = torch.tensor([self._weight(name) for name in names], device=normalizers.device)
-        averages = torch.stack([sums[name] for name in names]) / normalizers.clamp(min=1) * weights
+        # Nothing to count is no reason to divide by 0. (Over processes a mean count may lie between 0 and 1.)
+        normalizers = torch.where(normalizers > 0, normalizers, 1)
+        averages = torch.stack([sums[name] for name in names]) / normalizers * weights
         return Losses(**dict(zip(names, averages.unbind(), strict=True)))
 
     def _weight(self, name: str) -> float:

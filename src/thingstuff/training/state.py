@@ -11,6 +11,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from thingstuff.checkpoint import load_checkpoint, write_synced
+from thingstuff.data.loader import PictureSource
 from thingstuff.errors import InputError
 from thingstuff.progress import console
 from thingstuff.recipe import Recipe
@@ -26,14 +27,17 @@ class Progress:
         step: Steps taken.
         best: Best headline number of an evaluation; below 0 before the first.
         evaluations_since_best: For early stopping.
+        evaluated: Step of the last evaluation.
     """
 
     step: int = 0
     best: float = -1.0
     evaluations_since_best: int = 0
+    evaluated: int = 0
 
     def note(self, headline: float) -> bool:
         """Note the result of an evaluation; True if it is the best so far."""
+        self.evaluated = self.step
         if headline > self.best:
             self.best, self.evaluations_since_best = headline, 0
             return True
@@ -87,7 +91,7 @@ def load_state(folder: Path, trainee: Trainee, settings: dict[str, Any]) -> None
     except InputError:
         raise
     except Exception as error:  # a damaged file can fail anywhere in torch's reader
-        reason = str(error).splitlines()[0]
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise InputError(f"{path}: damaged ({reason}); delete the folder {path.parent} to begin anew") from error
     trainee.network.load_state_dict(content["network"])
     trainee.optimizer.load_state_dict(content["optimizer"])
@@ -129,9 +133,15 @@ def check_folder(folder: Path, resume: bool) -> None:
         raise InputError(f"{folder}: holds a run already; go on with --resume, or name another folder with --out")
 
 
-def run_settings(recipe: Recipe, batch_size: int, accumulate: int, seed: int) -> dict[str, Any]:
+def run_settings(recipe: Recipe, source: PictureSource, batch_size: int, accumulate: int, seed: int) -> dict[str, Any]:
     """What must be the same for a resumed run to equal one that was never stopped."""
-    return _flat(recipe.model_dump(mode="json")) | {"batch_size": batch_size, "accumulate": accumulate, "seed": seed}
+    return _flat(recipe.model_dump(mode="json")) | {
+        "classes": [category.name for category in source.labels.categories],
+        "pictures": len(source),
+        "batch_size": batch_size,
+        "accumulate": accumulate,
+        "seed": seed,
+    }
 
 
 def _check_settings(saved: dict[str, Any], now: dict[str, Any], folder: Path) -> None:

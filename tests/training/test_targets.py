@@ -1,0 +1,244 @@
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torchvision.ops import roi_align
+
+from thingstuff.structures import VOID_LABEL, Targets
+from thingstuff.training.targets import Matches, mask_targets, match_boxes, sample
+
+NO_BOXES = torch.zeros(0, 4)
+
+
+def boxes(*rows: tuple[float, float, float, float]) -> Tensor:
+    return torch.tensor(rows, dtype=torch.float32)
+
+
+def match(candidates: Tensor, objects: Tensor, low_quality: bool = True) -> Matches:
+    return match_boxes(candidates, objects, negative_iou=0.3, positive_iou=0.7, low_quality=low_quality)
+
+
+# --- matching ---
+
+
+def test_candidates_are_judged_by_their_best_overlap() -> None:
+    objects = boxes((0, 0, 10, 10), (100, 100, 110, 110))
+    candidates = boxes(
+        (0, 0, 10, 10),  # 1
+        (0, 0, 10, 7),  # 0.7 exactly: positive
+        (0, 0, 10, 5),  # 0.5: neither
+        (0, 0, 10, 3),  # 0.3 exactly: neither
+        (0, 0, 10, 2),  # 0.2: background
+        (50, 50, 60, 60),  # 0: background
+        (100, 100, 110, 110),  # 1 with the second object
+    )
+    matches = match(candidates, objects)
+    assert matches.positive.tolist() == [True, True, False, False, False, False, True]
+    assert matches.negative.tolist() == [False, False, False, False, True, True, False]
+    assert matches.nearest.tolist()[:5] == [0] * 5
+    assert matches.nearest[6] == 1
+
+
+def test_the_best_candidates_of_an_object_are_positive_ties_included() -> None:
+    objects = boxes((0, 0, 10, 10))
+    candidates = boxes((0, 0, 10, 2), (0, 8, 10, 10), (0, 0, 10, 1))  # 0.2, 0.2, 0.1
+    matches = match(candidates, objects)
+    assert matches.positive.tolist() == [True, True, False]
+    assert matches.negative.tolist() == [False, False, True]
+    strict = match(candidates, objects, low_quality=False)
+    assert not strict.positive.any()
+    assert strict.negative.all()
+
+
+def test_a_low_quality_match_stands_for_the_object_it_overlaps_most() -> None:
+    # The candidate is the best of both objects, with IoU 60 / 100 and 40 / 160.
+    objects = boxes((0, 0, 10, 6), (0, 6, 10, 16))
+    candidates = boxes((0, 0, 10, 10), (200, 200, 210, 210))
+    matches = match(candidates, objects)
+    assert matches.positive.tolist() == [True, False]
+    assert matches.nearest[0] == 0
+
+
+def test_an_object_that_no_candidate_touches_makes_all_of_them_positive_as_in_detectron2() -> None:
+    # Its best overlap is 0, which every candidate that touches nothing equals. The rule is Detectron2's; with anchors
+    # on a grid it needs an object outside the picture.
+    matches = match(boxes((0, 0, 10, 10), (20, 20, 30, 30)), boxes((0, 0, 10, 10), (500, 500, 510, 510)))
+    assert matches.positive.tolist() == [True, True]
+
+
+@pytest.mark.parametrize("low_quality", [True, False])
+def test_without_objects_everything_is_background(low_quality: bool) -> None:
+    matches = match(boxes((0, 0, 10, 10), (0, 0, 1, 1)), NO_BOXES, low_quality)
+    assert not matches.positive.any()
+    assert matches.negative.all()
+    assert matches.nearest.tolist() == [0, 0]
+
+
+def test_without_candidates_nothing_is_matched() -> None:
+    matches = match_boxes(NO_BOXES, NO_BOXES, negative_iou=0.5, positive_iou=0.5, low_quality=False)
+    assert len(matches.nearest) == len(matches.positive) == len(matches.negative) == 0
+
+
+SIDES = st.tuples(*[st.integers(0, 12)] * 2, *[st.integers(1, 12)] * 2)
+
+
+@given(st.lists(SIDES, min_size=1, max_size=8), st.lists(SIDES, min_size=1, max_size=4))
+def test_matching_agrees_with_a_direct_count(candidates: list, objects: list) -> None:
+    first, second = ([(x, y, x + w, y + h) for x, y, w, h in rows] for rows in (candidates, objects))
+    overlaps = [[_iou(one, other) for other in second] for one in first]
+    best_of_object = [max(row[column] for row in overlaps) for column in range(len(second))]
+    matches = match(boxes(*first), boxes(*second))
+    for row, shares in enumerate(overlaps):
+        wanted = any(abs(share - best) < 1e-6 for share, best in zip(shares, best_of_object, strict=True))
+        best = max(shares)
+        if all(abs(best - limit) > 1e-6 for limit in (0.3, 0.7)):
+            assert bool(matches.positive[row]) == (best >= 0.7 or wanted)
+            assert bool(matches.negative[row]) == (best < 0.3 and not wanted)
+        assert shares[int(matches.nearest[row])] == pytest.approx(best, abs=1e-6)
+
+
+def _iou(one: tuple, other: tuple) -> float:
+    width = min(one[2], other[2]) - max(one[0], other[0])
+    height = min(one[3], other[3]) - max(one[1], other[1])
+    shared = max(width, 0) * max(height, 0)
+    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (one, other)]
+    return shared / (sum(areas) - shared)
+
+
+# --- sampling ---
+
+
+def flags(positive: int, negative: int, neither: int = 0) -> Matches:
+    kinds = torch.tensor([1] * positive + [0] * negative + [2] * neither)
+    kinds = kinds[torch.randperm(len(kinds), generator=torch.Generator().manual_seed(5))]
+    return Matches(torch.zeros_like(kinds), kinds == 1, kinds == 0)
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.mark.parametrize(
+    ("positive", "negative", "count", "fraction", "expected"),
+    [
+        (100, 100, 32, 0.5, (16, 16)),
+        (5, 100, 32, 0.5, (5, 27)),  # negatives fill up
+        (100, 4, 32, 0.5, (16, 4)),  # positives do not
+        (100, 100, 10, 0.25, (2, 8)),  # the largest share is rounded down
+        (0, 3, 32, 0.5, (0, 3)),
+        (3, 0, 32, 0.5, (3, 0)),
+        (0, 0, 32, 0.5, (0, 0)),
+    ],
+)
+def test_sample_counts(positive: int, negative: int, count: int, fraction: float, expected: tuple[int, int]) -> None:
+    matches = flags(positive, negative, neither=20)
+    chosen, others = sample(matches, count, fraction, generator())
+    assert (len(chosen), len(others)) == expected
+    assert matches.positive[chosen].all()
+    assert matches.negative[others].all()
+    assert len(set(chosen.tolist() + others.tolist())) == sum(expected)
+
+
+def test_samples_depend_on_the_generator_alone() -> None:
+    matches = flags(50, 50)
+    first = [part.tolist() for part in sample(matches, 20, 0.5, generator(3))]
+    torch.manual_seed(99)
+    assert [part.tolist() for part in sample(matches, 20, 0.5, generator(3))] == first
+    assert [part.tolist() for part in sample(matches, 20, 0.5, generator(4))] != first
+
+
+def test_every_candidate_can_be_chosen() -> None:
+    matches, seen, shared = flags(6, 6), set(), generator(1)
+    for _ in range(60):
+        chosen, others = sample(matches, 4, 0.5, shared)
+        seen |= {*chosen.tolist(), *others.tolist()}
+    assert seen == set(range(12))
+
+
+# --- mask targets ---
+
+
+def targets_of(full: Tensor) -> Targets:
+    """Targets with one object for each full-size mask."""
+    found = []
+    for mask in full:
+        rows, columns = mask.any(dim=1).nonzero()[:, 0], mask.any(dim=0).nonzero()[:, 0]
+        found.append((int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1))
+    masks = tuple(
+        mask[top:bottom, left:right] for mask, (left, top, right, bottom) in zip(full, found, strict=True)
+    )
+    count = len(full)
+    return Targets(
+        boxes=torch.tensor(found, dtype=torch.float32).reshape(-1, 4),
+        labels=torch.zeros(count, dtype=torch.int64),
+        crowd=torch.zeros(count, dtype=torch.bool),
+        masks=masks,
+        label_map=torch.full(tuple(full.shape[1:]), VOID_LABEL, dtype=torch.uint8),
+    )
+
+
+@st.composite
+def masks_and_regions(draw: st.DrawFn) -> tuple[Tensor, Tensor, Tensor]:
+    height, width = draw(st.integers(1, 20)), draw(st.integers(1, 20))
+    count = draw(st.integers(1, 3))
+    seed = draw(st.integers(0, 2**31))
+    density = draw(st.sampled_from((0.1, 0.5, 0.9, 1.0)))
+    full = torch.rand(count, height, width, generator=generator(seed)) < density
+    for mask in full:
+        mask[draw(st.integers(0, height - 1)), draw(st.integers(0, width - 1))] = True
+    number = draw(st.integers(0, 5))
+    # Also regions far larger than the mask and, as nothing forbids them, beyond the picture.
+    regions = [
+        (x, y, x + w, y + h)
+        for x, y, w, h in draw(
+            st.lists(
+                st.tuples(*[st.floats(-3, 20, width=32)] * 2, *[st.floats(0.25, 25, width=32)] * 2),
+                min_size=number,
+                max_size=number,
+            )
+        )
+    ]
+    rows = draw(st.lists(st.integers(0, count - 1), min_size=number, max_size=number))
+    return full, torch.tensor(regions).reshape(-1, 4), torch.tensor(rows, dtype=torch.int64)
+
+
+@given(masks_and_regions(), st.sampled_from((1, 7, 28)))
+@settings(max_examples=200, deadline=None)
+def test_mask_targets_equal_roi_align_of_the_full_size_mask(case: tuple[Tensor, Tensor, Tensor], size: int) -> None:
+    full, regions, rows = case
+    found = mask_targets(targets_of(full), regions, rows, size)
+    indexed = torch.cat([rows[:, None].float(), regions], dim=1)
+    pooled = roi_align(full[:, None].float(), indexed, size, 1.0, 0, True)[:, 0]
+    assert found.shape == (len(regions), size, size)
+    assert set(found.unique().tolist()) <= {0.0, 1.0}
+    # Exactly at one half, the order of additions decides.
+    clear = (pooled - 0.5).abs() > 1e-4
+    torch.testing.assert_close(found[clear], (pooled >= 0.5).float()[clear], rtol=0, atol=0)
+
+
+def test_mask_targets_by_hand() -> None:
+    full = torch.zeros(1, 8, 8, dtype=torch.bool)
+    full[0, 2:6, 4:8] = True  # touches the right border of the picture
+    region = boxes((2, 2, 8, 6), (4, 2, 8, 6), (0, 0, 4, 8))
+    found = mask_targets(targets_of(full), region, torch.zeros(3, dtype=torch.int64), 4)
+    # Bins of 1.5 x 1: the second begins at x = 3.5, a third of it on the mask's left side is outside.
+    assert found[0].tolist() == [[0.0, 1.0, 1.0, 1.0]] * 4
+    assert found[1].tolist() == [[1.0] * 4] * 4
+    assert found[2].sum() == 0
+
+
+def test_regions_come_back_in_their_order() -> None:
+    full = torch.zeros(2, 6, 6, dtype=torch.bool)
+    full[0, :3], full[1, 3:] = True, True
+    region = boxes((0, 0, 6, 6)).expand(4, 4)
+    found = mask_targets(targets_of(full), region, torch.tensor([1, 0, 1, 0]), 2)
+    assert found[:, 0, 0].tolist() == [0.0, 1.0, 0.0, 1.0]
+    assert all(not torch.equal(one, other) for one, other in pairwise(found))
+
+
+def test_no_regions_no_masks() -> None:
+    found = mask_targets(targets_of(torch.ones(1, 4, 4, dtype=torch.bool)), NO_BOXES, torch.zeros(0).long(), 28)
+    assert found.shape == (0, 28, 28)
