@@ -173,9 +173,9 @@ def test_a_download_that_was_whole_already_is_used(tmp_path, fetched):
 
 
 def test_wrong_bytes_are_refused_and_deleted(tmp_path, fetched):
-    with serving(Server(CONTENT[::-1])) as address:
-        with pytest.raises(InputError, match=r"not the published file \(its md5 is [0-9a-f]{32}, .*deleted; try again"):
-            fetch(address, tmp_path)
+    wrong = r"not the published file \(its md5 is [0-9a-f]{32}, .*deleted; try again"
+    with serving(Server(CONTENT[::-1])) as address, pytest.raises(InputError, match=wrong):
+        fetch(address, tmp_path)
     assert fetched == []
     assert [file for file in (tmp_path / "coco").iterdir() if file.suffix != ".lock"] == []
 
@@ -225,7 +225,7 @@ def test_unknown_names_list_the_known(tmp_path):
 
 def test_a_cache_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="cannot be made.*set THINGSTUFF_CACHE"):
+    with pytest.raises(InputError, match=r"cannot be made.*set THINGSTUFF_CACHE"):
         published_checkpoint("coco/panoptic-fpn-r50-1x", cache=tmp_path / "file")
 
 

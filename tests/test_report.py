@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from thingstuff import report as module
+from thingstuff import report_charts
 from thingstuff.errors import InputError
 from thingstuff.report import ClassRow, Curve, Example, Headline, Picture, Report, Series, write_report
 
@@ -254,7 +255,7 @@ def test_a_curve_without_values_is_left_out(tmp_path, points):
 @example([1e-323])
 @example([7.0, 7.0])
 def test_ticks_span_the_values_with_few_round_steps(values):
-    ticks = module._ticks(values)
+    ticks = report_charts._ticks(values)
     slack = 1e-6 * (ticks[-1] - ticks[0])
     assert ticks[0] - slack <= min(values)
     assert max(values) <= ticks[-1] + slack

@@ -79,7 +79,7 @@ class NeckConfig(Schema):
 class RPNConfig(Schema):
     """The region proposal network. Defaults: Detectron2."""
 
-    anchor_sizes: tuple[tuple[Positive, ...], ...] = ((32,), (64,), (128,), (256,), (512,))
+    anchor_sizes: tuple[tuple[Positive, ...], ...] = ((32.0,), (64.0,), (128.0,), (256.0,), (512.0,))
     """Square roots of the anchors' areas in pixels, for strides 4, 8, 16, 32 and 64."""
     aspect_ratios: tuple[Positive, ...] = (0.5, 1.0, 2.0)
     """Height over width."""

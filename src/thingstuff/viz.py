@@ -6,15 +6,15 @@ Everything is done by tables over the segments, so the time depends on the pixel
 """
 
 from collections.abc import Sequence
-from functools import lru_cache
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int, Integer, UInt8
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from thingstuff.errors import InputError
 from thingstuff.labels import Category, LabelSet
 from thingstuff.structures import VOID_ID, Panoptic, Segment
+from thingstuff.viz_names import Tags, font_of, font_size, shorten, write_names
 
 ENLARGE_TO = 480
 """Length in pixels that the longer side of a drawing has at least."""
@@ -27,10 +27,6 @@ _TINT = 0.28
 _TINTS = np.array([[255 * (k & 1), 255 * (k >> 1 & 1), 255 * (k >> 2 & 1)] for k in range(8)], dtype=np.float32)
 _VARIANTS = 6
 """Colours that the instances of a class take."""
-_COARSE_PIXELS = 100_000
-"""Size of the reduced map on which places for names are searched."""
-_INSIDE = 0.7
-"""Share of a name's tag that has to lie on its own segment."""
 
 
 # --- public ---
@@ -78,7 +74,7 @@ def draw_panoptic(
     drawing[edge] = _edge_colors(colors, segments)[index[edge]]
     picture = Image.fromarray(np.rint(drawing).astype(np.uint8))
     if names:
-        _write_names(picture, index, segments, labels)
+        write_names(picture, index, segments)
     return picture
 
 
@@ -138,7 +134,7 @@ def draw_instances(
     for row in reversed(order) if masks is not None else ():
         _paint_mask(drawing, masks[row], factor, colors[row], opacity)  # pyright: ignore[reportOptionalSubscript]
     picture = Image.fromarray(np.rint(drawing).astype(np.uint8))
-    tags = _Tags(picture)
+    tags = Tags(picture)
     corners = np.stack([np.floor(boxes[:, :2] * factor), np.ceil(boxes[:, 2:] * factor) - 1], axis=1).astype(int)
     for row in reversed(order):
         (left, top), (right, bottom) = corners[row].tolist()
@@ -165,12 +161,12 @@ def side_by_side(pictures: Sequence[Image.Image], titles: Sequence[str]) -> Imag
         )
     height = max(picture.height for picture in pictures)
     row = [_to_height(picture.convert("RGB"), height) for picture in pictures]
-    font = _font(_font_size((height, max(picture.width for picture in row))) + 2)
+    font = font_of(font_size((height, max(picture.width for picture in row))) + 2)
     gap, header = round(0.6 * font.size), round(2.2 * font.size)
     canvas = Image.new("RGB", (sum(p.width + gap for p in row) - gap, height + header), (255, 255, 255))
     pen, left = ImageDraw.Draw(canvas), 0
     for picture, title in zip(row, titles, strict=True):
-        text = _shorten(title, font, picture.width)
+        text = shorten(title, font, picture.width)
         pen.text((left + 2, header / 2), text, fill=(32, 36, 44), font=font, anchor="lm")
         canvas.paste(picture, (left, header))
         left += picture.width + gap
@@ -315,134 +311,3 @@ def _to_height(picture: Image.Image, height: int) -> Image.Image:
         return picture
     width = max(1, round(picture.width * height / picture.height))
     return picture.resize((width, height), Image.Resampling.LANCZOS)
-
-
-# --- names ---
-
-
-class _Tags:
-    """Names on a picture, of which none covers another.
-
-    Args:
-        picture: RGB; drawn on in place.
-    """
-
-    def __init__(self, picture: Image.Image):
-        self.pen = ImageDraw.Draw(picture, "RGBA")
-        self.size = picture.size
-        base = _font_size((picture.height, picture.width))
-        self.fonts = (_font(base), _font(max(11, round(0.8 * base))))
-        self.placed: list[tuple[int, int, int, int]] = []
-
-    def extent(self, text: str, font: ImageFont.FreeTypeFont) -> tuple[int, int]:
-        """Width and height of the tag of ``text``."""
-        return round(font.getlength(text) + 0.6 * font.size), round(1.35 * font.size)
-
-    def boxes(self, centers: Float[np.ndarray, "k 2"], extent: tuple[int, int]) -> Int[np.ndarray, "k 4"]:
-        """Tags around ``centers`` (x, y), moved into the picture."""
-        half = np.array(extent) / 2
-        first = np.clip(np.rint(centers - half), 0, np.maximum(np.array(self.size) - extent, 0)).astype(np.int64)
-        return np.concatenate([first, first + extent], axis=1)
-
-    def free(self, boxes: Int[np.ndarray, "k 4"]) -> Bool[np.ndarray, " k"]:
-        """Which tags lie in the picture and cover no name written before."""
-        inside = np.all(boxes[:, 2:] <= self.size, axis=1)
-        placed = np.array(self.placed, dtype=np.int64).reshape(-1, 1, 4)
-        apart = (placed[..., :2] >= boxes[:, 2:]) | (placed[..., 2:] <= boxes[:, :2])
-        return np.logical_and(inside, np.all(apart.any(axis=2), axis=0))
-
-    def write(self, text: str, font: ImageFont.FreeTypeFont, box: Int[np.ndarray, "4"]) -> None:
-        """Write ``text`` into ``box``, light on a translucent dark tag: readable on any ground."""
-        left, top, right, bottom = box.tolist()
-        self.placed.append((left, top, right, bottom))
-        self.pen.rounded_rectangle((left, top, right - 1, bottom - 1), font.size // 4, fill=(12, 14, 20, 165))
-        center = ((left + right) / 2, (top + bottom) / 2)
-        self.pen.text(center, text, fill=(255, 255, 255, 255), font=font, anchor="mm")
-
-    def write_at_box(self, text: str, corners: Int[np.ndarray, "2 2"]) -> None:
-        """Write ``text`` over, in or under the box of an object, at the first of these places that is free."""
-        font = self.fonts[1]
-        width, height = self.extent(text, font)
-        (left, top), (_, bottom) = corners.tolist()
-        middles = [
-            (left + width / 2, y + sign * height / 2) for y, sign in ((top, -1), (top, 1), (bottom, -1), (bottom, 1))
-        ]
-        boxes = self.boxes(np.array(middles), (width, height))
-        for row in np.flatnonzero(self.free(boxes))[:1]:
-            self.write(text, font, boxes[row])
-
-
-def _write_names(
-    picture: Image.Image, index: Int[np.ndarray, "H W"], segments: Sequence[Segment], labels: LabelSet
-) -> None:
-    """Write on every segment that is large enough, large ones first, where it is thickest."""
-    step = int(np.ceil(np.sqrt(index.size / _COARSE_PIXELS)))
-    coarse = index[::step, ::step]
-    depth = _depth(coarse)
-    pixels = np.argsort(coarse, axis=None, kind="stable")
-    starts = np.searchsorted(coarse.ravel()[pixels], np.arange(len(segments) + 2))
-    tags = _Tags(picture)
-    for row in 1 + np.argsort(-np.diff(starts)[1:], kind="stable"):
-        own, segment = pixels[starts[row] : starts[row + 1]], segments[row - 1]
-        if not own.size or 2 * step * depth.ravel()[own].max() < tags.fonts[1].size:
-            continue
-        places = _places(own, depth)
-        name = _category(labels, segment.category_id).name
-        full = name if segment.score is None else f"{name} {segment.score:.0%}"
-        for text, font in ((full, tags.fonts[0]), (full, tags.fonts[1]), (name, tags.fonts[1])):
-            boxes = tags.boxes((places + 0.5) * step, tags.extent(text, font))
-            share = np.where(tags.free(boxes), _share_inside(boxes, coarse == row, step), 0)
-            if share.max() >= _INSIDE:
-                tags.write(text, font, boxes[share.round(1).argmax()])
-                break
-
-
-def _depth(index: Int[np.ndarray, "h w"]) -> Int[np.ndarray, "h w"]:
-    """Chessboard distance of every pixel to the nearest pixel of another segment or outside the picture."""
-    alive = np.pad(index, 1, constant_values=-1)
-    depth = np.zeros(index.shape, dtype=np.int32)
-    while (remaining := alive[1:-1, 1:-1] >= 0).any():
-        depth += remaining
-        same = (alive[:, 2:] == alive[:, 1:-1]) & (alive[:, :-2] == alive[:, 1:-1])
-        alive[:, 1:-1] = np.where(same, alive[:, 1:-1], -1)
-        same = (alive[2:] == alive[1:-1]) & (alive[:-2] == alive[1:-1])
-        alive[1:-1] = np.where(same, alive[1:-1], -1)
-    return depth
-
-
-def _places(pixels: Int[np.ndarray, " n"], depth: Int[np.ndarray, "h w"]) -> Float[np.ndarray, "k 2"]:
-    """Points (x, y) of a segment where a name may stand, the best first: deep inside, near the middle of the depths."""
-    depths = depth.ravel()[pixels]
-    points = np.stack([pixels % depth.shape[1], pixels // depth.shape[1]], axis=1).astype(float)
-    middle = points[depths == depths.max()].mean(axis=0)
-    deep = np.flatnonzero(2 * depths >= depths.max())
-    best = deep[np.lexsort((np.abs(points[deep] - middle).sum(axis=1), -depths[deep]))]
-    return points[best[np.unique(np.linspace(0, len(best) - 1, 48).astype(int))]]
-
-
-def _share_inside(boxes: Int[np.ndarray, "k 4"], mask: Bool[np.ndarray, "h w"], step: int) -> Float[np.ndarray, " k"]:
-    """Share of each box that lies on the mask, from a grid of 9 x 3 samples."""
-    x = (boxes[:, :1] + (boxes[:, 2:3] - boxes[:, :1]) * np.linspace(0.02, 0.98, 9)).astype(int) // step
-    y = (boxes[:, 1:2] + (boxes[:, 3:] - boxes[:, 1:2]) * np.linspace(0.1, 0.9, 3)).astype(int) // step
-    x, y = x.clip(max=mask.shape[1] - 1), y.clip(max=mask.shape[0] - 1)
-    return mask[y[:, :, None], x[:, None, :]].mean(axis=(1, 2))
-
-
-@lru_cache(maxsize=16)
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    font = ImageFont.load_default(size)
-    if not isinstance(font, ImageFont.FreeTypeFont):
-        raise InputError("this Pillow lacks FreeType, which draws the names; run pip install --force-reinstall pillow")
-    return font
-
-
-def _font_size(size: Sequence[int]) -> int:
-    return int(np.clip(round(5 + 0.019 * min(size)), 11, 48))
-
-
-def _shorten(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
-    if font.getlength(text) <= width:
-        return text
-    while text and font.getlength(text + "…") > width:
-        text = text[:-1]
-    return text + "…"

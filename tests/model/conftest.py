@@ -1,12 +1,9 @@
 """Small random networks that the tests of the model share."""
 
-import os
 from collections.abc import Callable
 
 import pytest
 import torch
-
-os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from thingstuff.labels import Category, LabelSet
 from thingstuff.model.build import build_network
@@ -15,15 +12,10 @@ from thingstuff.recipe import Recipe, derive
 from thingstuff.recipes import tiny_scenes
 
 
-@pytest.fixture(scope="session")
-def label_set() -> Callable[[int, int], LabelSet]:
-    """Makes label sets of so many stuff and thing classes."""
-
-    def make(num_stuff: int, num_things: int) -> LabelSet:
-        count = num_stuff + num_things
-        return LabelSet(tuple(Category(i + 1, f"class {i}", i >= num_stuff, (i, i, i)) for i in range(count)))
-
-    return make
+def label_set(num_stuff: int, num_things: int) -> LabelSet:
+    """So many stuff and thing classes."""
+    count = num_stuff + num_things
+    return LabelSet(tuple(Category(i + 1, f"class {i}", i >= num_stuff, (i, i, i)) for i in range(count)))
 
 
 @pytest.fixture(scope="session")
@@ -43,12 +35,17 @@ def small_recipe() -> Recipe:
 
 
 @pytest.fixture(scope="session")
-def make_network(small_recipe: Recipe, label_set: Callable[[int, int], LabelSet]) -> Callable[..., PanopticSegmenter]:
-    """Builds the small network for 3 stuff and 2 thing classes, with changes to its recipe; the same one each time."""
+def make_labels() -> Callable[[int, int], LabelSet]:
+    """Makes a label set of so many stuff and thing classes."""
+    return label_set
+
+
+@pytest.fixture(scope="session")
+def make_network(small_recipe: Recipe) -> Callable[..., PanopticSegmenter]:
+    """Builds the small network with changes to its recipe; equal calls give equal weights."""
 
     def make(num_stuff: int = 3, num_things: int = 2, **changes: object) -> PanopticSegmenter:
         torch.manual_seed(0)
-        recipe = derive(small_recipe, **changes)
-        return build_network(recipe, label_set(num_stuff, num_things)).eval()
+        return build_network(derive(small_recipe, **changes), label_set(num_stuff, num_things)).eval()
 
     return make

@@ -414,6 +414,7 @@ class Tensors(torch.nn.Module):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`create_unbacked_symint` is deprecated:FutureWarning")  # torchvision's NMS
 @pytest.mark.parametrize("form", ["compile", "export"])
 def test_other_forms_give_the_same_map(run, network, rules, form):
     inputs = to_pixels(rules.synth_image(*SIZE, 1))[None], torch.tensor([SIZE])

@@ -62,11 +62,10 @@ def test_a_low_quality_match_stands_for_the_object_it_overlaps_most() -> None:
     assert matches.nearest[0] == 0
 
 
-def test_an_object_that_no_candidate_touches_makes_all_of_them_positive_as_in_detectron2() -> None:
-    # Its best overlap is 0, which every candidate that touches nothing equals. The rule is Detectron2's; with anchors
-    # on a grid it needs an object outside the picture.
+def test_an_object_that_no_candidate_touches_makes_none_positive() -> None:
     matches = match(boxes((0, 0, 10, 10), (20, 20, 30, 30)), boxes((0, 0, 10, 10), (500, 500, 510, 510)))
-    assert matches.positive.tolist() == [True, True]
+    assert matches.positive.tolist() == [True, False]
+    assert matches.negative.tolist() == [False, True]
 
 
 @pytest.mark.parametrize("low_quality", [True, False])
@@ -92,7 +91,7 @@ def test_matching_agrees_with_a_direct_count(candidates: list, objects: list) ->
     best_of_object = [max(row[column] for row in overlaps) for column in range(len(second))]
     matches = match(boxes(*first), boxes(*second))
     for row, shares in enumerate(overlaps):
-        wanted = any(abs(share - best) < 1e-6 for share, best in zip(shares, best_of_object, strict=True))
+        wanted = any(share > 0 and abs(share - best) < 1e-6 for share, best in zip(shares, best_of_object, strict=True))
         best = max(shares)
         if all(abs(best - limit) > 1e-6 for limit in (0.3, 0.7)):
             assert bool(matches.positive[row]) == (best >= 0.7 or wanted)
@@ -167,9 +166,7 @@ def targets_of(full: Tensor) -> Targets:
     for mask in full:
         rows, columns = mask.any(dim=1).nonzero()[:, 0], mask.any(dim=0).nonzero()[:, 0]
         found.append((int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1))
-    masks = tuple(
-        mask[top:bottom, left:right] for mask, (left, top, right, bottom) in zip(full, found, strict=True)
-    )
+    masks = tuple(mask[top:bottom, left:right] for mask, (left, top, right, bottom) in zip(full, found, strict=True))
     count = len(full)
     return Targets(
         boxes=torch.tensor(found, dtype=torch.float32).reshape(-1, 4),
@@ -224,7 +221,7 @@ def test_mask_targets_by_hand() -> None:
     full[0, 2:6, 4:8] = True  # touches the right border of the picture
     region = boxes((2, 2, 8, 6), (4, 2, 8, 6), (0, 0, 4, 8))
     found = mask_targets(targets_of(full), region, torch.zeros(3, dtype=torch.int64), 4)
-    # Bins of 1.5 x 1: the second begins at x = 3.5, a third of it on the mask's left side is outside.
+    # Bins are 1.5 wide: the first ends at x = 3.5, and most of the second lies on the mask.
     assert found[0].tolist() == [[0.0, 1.0, 1.0, 1.0]] * 4
     assert found[1].tolist() == [[1.0] * 4] * 4
     assert found[2].sum() == 0

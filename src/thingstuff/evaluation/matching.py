@@ -19,6 +19,7 @@ Sources: Kirillov et al. 2019, "Panoptic Segmentation" (arXiv 1801.00868), secti
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from jaxtyping import Int32, Int64
@@ -134,11 +135,15 @@ def count_overlaps(
             f"{picture}: the predicted id map is {predicted_size} pixels (height x width), the true one {true_size}; "
             "predict at the size of the truth"
         )
-    extra = fast.load()
-    keys, facts = (
-        _count_maps(truth_ids, predicted_ids) if extra is None else fast.count_maps(extra, truth_ids, predicted_ids)
-    )
-    return overlaps_of(keys, facts)
+    return joint_histogram(truth_ids, predicted_ids, fast.load())
+
+
+def joint_histogram(
+    truth_ids: Int32[np.ndarray, "H W"], predicted_ids: Int32[np.ndarray, "H W"], extra: fast.Fast | None
+) -> Overlaps:
+    """``count_overlaps`` with the extra or without."""
+    count = _count_maps if extra is None else partial(fast.count_maps, extra)
+    return overlaps_of(*count(truth_ids, predicted_ids))
 
 
 def overlaps_of(keys: Int64[np.ndarray, " n"], facts: Int64[np.ndarray, "n 5"]) -> Overlaps:

@@ -18,6 +18,7 @@ import numpy as np
 
 from thingstuff.errors import InputError
 from thingstuff.evaluation.matching import MatchedPair, PictureMatch, count_overlaps, match_picture
+from thingstuff.evaluation.problems import CountedWarning
 from thingstuff.labels import Category, LabelSet
 
 __all__ = [
@@ -110,6 +111,7 @@ class Score:
         things: Means over thing classes, or None where the label set has none.
         stuff: Means over stuff classes, or None where the label set has none.
         per_class: By category id, in the order in which classes were averaged.
+        warnings: What was wrong with the files that were scored, if any were.
     """
 
     pq: float | None
@@ -119,6 +121,7 @@ class Score:
     things: GroupScore | None
     stuff: GroupScore | None
     per_class: Mapping[int, ClassScore]
+    warnings: tuple[CountedWarning, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The score as JSON holds it: groups as objects or null, ``per_class`` as a list."""

@@ -55,7 +55,9 @@ def match_boxes(
     best, nearest = overlaps.max(dim=0)
     positive, negative = best >= positive_iou, best < negative_iou
     if low_quality:
-        wanted = (overlaps == overlaps.max(dim=1, keepdim=True).values).any(dim=0)
+        highest = overlaps.max(dim=1, keepdim=True).values
+        # Detectron2 lacks the second condition: an object that no candidate touches makes all of them positive there.
+        wanted = ((overlaps == highest) & (highest > 0)).any(dim=0)
         positive, negative = positive | wanted, negative & ~wanted
     return Matches(nearest, positive, negative)
 

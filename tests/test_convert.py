@@ -1,0 +1,372 @@
+"""Foreign weights: what is read, what is refused, and where each tensor goes."""
+
+import builtins
+import collections
+import json
+import os
+import pickle
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from thingstuff.checkpoint import load_checkpoint
+from thingstuff.convert import convert, detectron2
+from thingstuff.convert.classes import coco_labels, labels_for, read_labels
+from thingstuff.convert.detectron2 import RELEASED, all_modules, convert_detectron2, find_released
+from thingstuff.convert.foreign import ForeignWeights, read_weights
+from thingstuff.convert.mapping import foreign_names, network_shapes
+from thingstuff.errors import InputError
+from thingstuff.labels import Category, LabelSet
+from thingstuff.recipes import panoptic_fpn_r50_coco, panoptic_fpn_r101_3x_coco
+
+OWN = LabelSet(
+    (
+        Category(4, "grass", False, (0, 200, 0)),
+        Category(9, "sky", False, (0, 0, 200)),
+        Category(2, "cat", True, (200, 0, 0)),
+        Category(3, "dog", True, (200, 200, 0)),
+        Category(7, "cow", True, (200, 0, 200)),
+    )
+)
+
+
+def write_own_labels(folder: Path) -> Path:
+    path = folder / "panoptic.json"
+    path.write_text(json.dumps({"categories": OWN.to_coco(), "images": []}))
+    return path
+
+
+def detectron2_tensors(recipe, labels: LabelSet) -> dict[str, torch.Tensor]:
+    """Weights under Detectron2's names; a constant stands for each tensor, but outputs are numbered."""
+    shapes = network_shapes(recipe, labels)
+    names = foreign_names(shapes, all_modules(recipe.model.backbone.name))
+    tensors = {name: torch.zeros(()).expand(shapes[ours]) for name, ours in names.items()}
+    for name in ("sem_seg_head.predictor.weight", "roi_heads.box_predictor.cls_score.bias"):
+        shape = tensors[name].shape
+        tensors[name] = torch.arange(shape[0]).float().view(-1, *[1] * (len(shape) - 1)).expand(shape)
+    tensors["sem_seg_head.predictor.bias"] = torch.arange(labels.num_stuff + 1).float()
+    return tensors
+
+
+@pytest.fixture
+def own_weights(monkeypatch, tmp_path):
+    """What a Detectron2 file with the classes of ``OWN`` holds; tests change it and convert it."""
+    tensors = detectron2_tensors(panoptic_fpn_r50_coco(), OWN)
+    monkeypatch.setattr(detectron2, "read_weights", lambda _: ForeignWeights(tensors))
+    (tmp_path / "own.pth").write_bytes(b"")
+    return tensors
+
+
+# --- reading ---
+
+
+@pytest.mark.parametrize("protocol", [0, 1, 2, 3, 4, 5])
+def test_pickles_of_every_protocol(tmp_path, protocol):
+    weight = np.arange(6, dtype=np.float32).reshape(2, 3)
+    content = {"model": collections.OrderedDict(w=weight), "__author__": "somebody", "matching_heuristics": True}
+    (tmp_path / "file.pkl").write_bytes(pickle.dumps(content, protocol=protocol))
+    read = read_weights(tmp_path / "file.pkl")
+    assert read.author == "somebody"
+    assert list(read.tensors) == ["w"]
+    np.testing.assert_array_equal(read.tensors["w"], weight)
+
+
+# What Python 2 with numpy 1 wrote for {"w": np.array([1, 2], dtype=np.float32)} in protocol 2.
+PYTHON_2 = (
+    b"\x80\x02}q\x01U\x01wq\x02cnumpy.core.multiarray\n_reconstruct\nq\x03cnumpy\nndarray\nq\x04K\x00\x85U\x01b\x87Rq"
+    b"\x05(K\x01K\x02\x85cnumpy\ndtype\nq\x06U\x02f4K\x00K\x01\x87Rq\x07(K\x03U\x01<NNNJ\xff\xff\xff\xffJ\xff\xff\xff"
+    b"\xffK\x00tb\x89U\x08\x00\x00\x80?\x00\x00\x00@tbs."
+)
+
+
+def test_pickles_of_python_2(tmp_path):
+    (tmp_path / "old.pkl").write_bytes(PYTHON_2)
+    tensors = read_weights(tmp_path / "old.pkl").tensors
+    assert tensors["w"].tolist() == [1.0, 2.0]
+    assert tensors["w"].dtype == torch.float32
+
+
+@given(
+    arrays.arrays(
+        st.sampled_from(["<f4", ">f4", "<f8", "<f2", "<i8", ">i4", "u1"]),
+        arrays.array_shapes(min_dims=0, min_side=0),
+        elements=st.integers(0, 100),
+    )
+)
+def test_arrays_survive(tmp_path_factory, array):
+    path = tmp_path_factory.mktemp("arrays") / "file.pkl"
+    path.write_bytes(pickle.dumps({"w": array}))
+    tensor = read_weights(path).tensors["w"]
+    np.testing.assert_array_equal(tensor.numpy(), array)
+    assert tensor.dtype == torch.float32 if array.dtype.kind == "f" else not tensor.is_floating_point()
+
+
+class Calls:
+    """Unpickling it calls a function."""
+
+    def __init__(self, function, *arguments):
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+@pytest.mark.parametrize(
+    ("attack", "named"),
+    [
+        (lambda mark: Calls(os.system, f"touch {mark}"), r"\.system"),
+        (lambda mark: Calls(subprocess.call, ["touch", mark]), r"\.call"),
+        (lambda mark: Calls(builtins.eval, f"open({mark!r}, 'w')"), r"builtins?(__)?\.eval"),
+        (lambda mark: Calls(builtins.open, mark, "w"), "io.open"),
+        (lambda mark: Calls(getattr, np.zeros(1), "tofile"), "getattr"),
+        (lambda mark: Calls(np.load, mark), r"numpy\S*\.load"),
+        (lambda mark: Calls(np.ndarray.tofile, np.zeros(1), mark), "getattr"),
+    ],
+)
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_pickles_that_want_to_run_something_are_refused(tmp_path, attack, named, protocol):
+    mark = tmp_path / "was_here"
+    path = tmp_path / "evil.pkl"
+    path.write_bytes(pickle.dumps({"model": {"w": np.zeros(2)}, "x": attack(str(mark))}, protocol=protocol))
+    with pytest.raises(
+        InputError, match=rf"evil\.pkl: refused, it asks for \S*{named}, .*nothing of it was run"
+    ) as caught:
+        read_weights(path)
+    assert "\n" not in str(caught.value)
+    assert not mark.exists()
+
+
+def test_names_with_dots_do_not_reach_methods(tmp_path):
+    path = tmp_path / "evil.pkl"
+    path.write_bytes(b"\x80\x04\x8c\x05numpy\x8c\x0endarray.tofile\x93.")
+    with pytest.raises(InputError, match=r"it asks for numpy\.ndarray\.tofile"):
+        read_weights(path)
+
+
+def test_torch_files(tmp_path):
+    training = {
+        "model": {"w": torch.ones(2, 3, dtype=torch.float16)},
+        "optimizer": {"state": {0: {"momentum_buffer": torch.zeros(2)}}, "param_groups": [{"lr": 0.1, "params": [0]}]},
+        "scheduler": {"last_epoch": 3, "milestones": collections.Counter([5])},
+        "iteration": 3,
+    }
+    torch.save(training, tmp_path / "training.pth")
+    torch.save({"w": torch.ones(2, 3)}, tmp_path / "bare.pth")
+    torch.save({"meta": {"epoch": 1}, "state_dict": {"w": torch.ones(2, 3)}}, tmp_path / "mmdet.pth")
+    for name in ("training", "bare", "mmdet"):
+        tensors = read_weights(tmp_path / f"{name}.pth").tensors
+        assert list(tensors) == ["w"]
+        assert tensors["w"].dtype == torch.float32
+        assert tensors["w"].shape == (2, 3)
+
+
+def test_torch_files_that_want_to_run_something_are_refused(tmp_path):
+    mark = tmp_path / "was_here"
+    torch.save({"model": {"w": torch.ones(1)}, "x": Calls(os.system, f"touch {mark}")}, tmp_path / "evil.pth")
+    with pytest.raises(InputError, match=r"evil\.pth: refused, it holds more than weights") as caught:
+        read_weights(tmp_path / "evil.pth")
+    assert "\n" not in str(caught.value)
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.pkl", b"", "not a pickle of weights, or damaged"),
+        ("a.pkl", pickle.dumps({"w": np.zeros(100)})[:-40], "not a pickle of weights, or damaged"),
+        ("a.pkl", pickle.dumps([1, 2]), "holds list, not weights by name"),
+        ("a.pkl", pickle.dumps({"model": {}}), "holds no weights"),
+        ("a.pkl", pickle.dumps({"w": "text"}), "'w' is str, not an array"),
+        ("a.pkl", pickle.dumps({"w": np.array([None])}), "'w' is ndarray, not an array"),
+        ("a.pth", b"", "not a file of torch.save, or damaged"),
+        ("a.pth", b"PK\x03\x04" + bytes(100), "not a file of torch.save, or damaged"),
+        ("a.pth", b"<html>", "not a file of torch.save, or damaged|holds more than weights"),
+    ],
+)
+def test_files_that_hold_no_weights(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=message) as caught:
+        read_weights(tmp_path / name)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(InputError, match="there is no such file"):
+        read_weights(tmp_path / "none.pkl")
+
+
+# --- classes ---
+
+
+def test_coco_labels():
+    labels = coco_labels()
+    assert (labels.num_stuff, labels.num_things) == (53, 80)
+    names = {category.id: category.name for category in labels.categories}
+    assert (names[92], names[200], names[1], names[90]) == ("banner", "rug-merged", "person", "toothbrush")
+    assert [c.id for c in labels.categories[:2]] == [92, 93]
+    assert [c.id for c in labels.categories[53:55]] == [1, 2]
+    assert len({c.color for c in labels.categories}) == 133
+
+
+def test_labels_of_a_toml_file(tmp_path):
+    path = tmp_path / "labels.toml"
+    path.write_text(
+        '[[category]]\nid = 7\nname = "Kuh"\nisthing = true\ncolor = [1, 2, 3]\n\n'
+        '[[category]]\nid = 3\nname = "Gras"\nisthing = false\n'
+    )
+    first, second = read_labels(path).categories
+    assert (first.id, first.name, first.isthing) == (3, "Gras", False)
+    assert second == Category(7, "Kuh", True, (1, 2, 3))
+
+
+def test_labels_of_a_panoptic_json_file(tmp_path):
+    assert read_labels(write_own_labels(tmp_path)) == OWN
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("l.toml", "category = 3", "has no list 'category'"),
+        ("l.toml", "[[category]\n", "not TOML"),
+        ("l.toml", '[[category]]\nid = 1\nname = "a"\n', "lacks 'isthing'"),
+        ("l.json", "[]", "has no list 'categories'"),
+        ("l.json", "{", "not JSON"),
+        ("l.json", b"\xff\xfe", "not JSON"),
+    ],
+)
+def test_wrong_label_files(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(InputError, match=message):
+        read_labels(tmp_path / name)
+
+
+def test_missing_label_file(tmp_path):
+    with pytest.raises(InputError, match=r"cannot be read.*--labels"):
+        read_labels(tmp_path / "none.json")
+
+
+def test_coco_is_assumed_only_for_its_numbers(tmp_path):
+    assert labels_for(53, 80, None, "file") == coco_labels()
+    assert all(category.isthing for category in labels_for(0, 80, None, "file").categories)
+    with pytest.raises(InputError, match=r"file has 3 thing and 2 stuff classes, which are not COCO's.*--labels"):
+        labels_for(2, 3, None, "file")
+    with pytest.raises(InputError, match=r"has 80 thing and 53 stuff classes, but .*panoptic\.json lists 3 and 2"):
+        labels_for(53, 80, write_own_labels(tmp_path), "file")
+
+
+# --- Detectron2 ---
+
+
+def test_own_classes_and_class_order(tmp_path):
+    """The whole way, from a file of torch.save to a checkpoint that works."""
+    torch.save({"model": detectron2_tensors(panoptic_fpn_r50_coco(), OWN), "iteration": 9}, tmp_path / "own.pth")
+    convert("detectron2", tmp_path / "own.pth", tmp_path / "own.safetensors", write_own_labels(tmp_path))
+    checkpoint = load_checkpoint(tmp_path / "own.safetensors")
+    assert checkpoint.labels == OWN
+    assert checkpoint.recipe == panoptic_fpn_r50_coco()
+    assert "own.pth" in checkpoint.credit
+    # Detectron2 has all things as output 0, then stuff; here stuff comes first.
+    assert checkpoint.weights["semantic.predictor.bias"].tolist() == [1.0, 2.0, 0.0]
+    assert checkpoint.weights["semantic.predictor.weight"][:, 0, 0, 0].tolist() == [1.0, 2.0, 0.0]
+    # Things in order of their ids and background last, in both.
+    assert checkpoint.weights["region.box_head.outputs.classes.bias"].tolist() == [0.0, 1.0, 2.0, 3.0]
+    checkpoint.network()
+
+
+def test_what_the_metadata_says(own_weights, tmp_path):
+    recipe = convert_detectron2(tmp_path / "own.pth", write_own_labels(tmp_path)).recipe
+    assert recipe.picture.channel_order == "bgr"
+    assert recipe.picture.mean == (103.53, 116.28, 123.675)
+    assert recipe.picture.std == (1.0, 1.0, 1.0)
+    assert (recipe.picture.short_side, recipe.picture.max_side) == (800, 1333)
+    assert recipe.model.fusion.stuff_area == 4096
+    assert recipe.model.region.score_threshold == 0.05
+
+
+def test_resnet101(monkeypatch, tmp_path):
+    tensors = detectron2_tensors(panoptic_fpn_r101_3x_coco(), coco_labels())
+    assert len(tensors) == 330 + 17 * 15
+    assert "backbone.bottom_up.res4.22.conv3.norm.running_var" in tensors
+    monkeypatch.setattr(detectron2, "read_weights", lambda _: ForeignWeights(tensors, "Detectron2 Model Zoo"))
+    (tmp_path / "r101.pkl").write_bytes(b"")
+    checkpoint = convert_detectron2(tmp_path / "r101.pkl")
+    assert checkpoint.recipe.name == "panoptic_fpn_r101_3x_coco"
+    assert "by Detectron2 Model Zoo" in checkpoint.credit
+
+
+def test_model_zoo_files_are_known_by_their_content(monkeypatch, own_weights, tmp_path):
+    (tmp_path / "renamed.pkl").write_bytes(b"x")
+    assert find_released(tmp_path / "renamed.pkl") is None
+
+    class Digest:
+        def hexdigest(self):
+            return RELEASED[1].md5_prefix + "0" * 26
+
+    monkeypatch.setattr(detectron2.hashlib, "file_digest", lambda *_: Digest())
+    checkpoint = convert_detectron2(tmp_path / "renamed.pkl", write_own_labels(tmp_path))
+    assert checkpoint.recipe.name == "panoptic_fpn_r50_3x_coco"
+    assert "panoptic_fpn_R_50_3x" in checkpoint.credit
+    assert "CC BY-SA 3.0" in checkpoint.credit
+
+
+def test_known_extra_keys_are_ignored(own_weights, tmp_path):
+    plain = convert_detectron2(tmp_path / "own.pth", write_own_labels(tmp_path))
+    own_weights["pixel_mean"] = torch.tensor([103.53, 116.28, 123.675]).view(3, 1, 1)
+    own_weights["pixel_std"] = torch.ones(3, 1, 1)
+    for level, size in enumerate((32, 64, 128, 256, 512)):
+        half = torch.tensor([[size / r**0.5 / 2, size * r**0.5 / 2] for r in (0.5, 1, 2)])
+        own_weights[f"proposal_generator.anchor_generator.cell_anchors.{level}"] = torch.cat([-half, half], dim=1)
+    extra = convert_detectron2(tmp_path / "own.pth", write_own_labels(tmp_path))
+    assert extra.weights.keys() == plain.weights.keys()
+    assert extra.recipe == plain.recipe
+
+
+def test_statistics_in_the_file_count(own_weights, tmp_path):
+    own_weights["pixel_mean"] = torch.tensor([10.5, 20.25, 30.1]).view(3, 1, 1)
+    picture = convert_detectron2(tmp_path / "own.pth", write_own_labels(tmp_path)).recipe.picture
+    assert picture.mean == (10.5, 20.25, 30.1)
+
+
+def test_other_anchors_are_refused(own_weights, tmp_path):
+    own_weights["proposal_generator.anchor_generator.cell_anchors.0"] = torch.ones(3, 4)
+    with pytest.raises(InputError, match="its anchors of level 0"):
+        convert_detectron2(tmp_path / "own.pth", write_own_labels(tmp_path))
+
+
+def test_everything_else_is_listed_and_refused(own_weights, tmp_path):
+    del own_weights["backbone.fpn_output3.bias"]
+    own_weights["pixel_median"] = torch.zeros(3)
+    own_weights["proposal_generator.anchor_generator.cell_anchors.5"] = torch.zeros(3, 4)
+    own_weights["roi_heads.box_predictor.bbox_pred.bias"] = torch.zeros(4)
+    with pytest.raises(InputError) as caught:
+        convert_detectron2(tmp_path / "own.pth", write_own_labels(tmp_path))
+    message = str(caught.value)
+    assert "lacks 1 (backbone.fpn_output3.bias)" in message
+    assert "has unexpected 2 (pixel_median, proposal_generator.anchor_generator.cell_anchors.5)" in message
+    assert "has another shape of 1 (roi_heads.box_predictor.bbox_pred.bias (4,), not (12,))" in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("drop", "message"),
+    [
+        ("sem_seg_head.predictor", "has no 'sem_seg_head.predictor.weight', so it is not a Panoptic FPN"),
+        ("backbone.bottom_up.res4.5", "stage 'backbone.bottom_up.res4' has 5 blocks; ResNet-50 has 6"),
+    ],
+)
+def test_other_networks_are_refused(own_weights, tmp_path, drop, message):
+    for name in [name for name in own_weights if name.startswith(drop)]:
+        del own_weights[name]
+    with pytest.raises(InputError, match=message):
+        convert_detectron2(tmp_path / "own.pth", write_own_labels(tmp_path))
+
+
+def test_out_must_be_a_checkpoint(tmp_path):
+    with pytest.raises(InputError, match=r"out\.pth: a checkpoint ends in \.safetensors"):
+        convert("detectron2", tmp_path / "a.pkl", tmp_path / "out.pth")
