@@ -1,10 +1,12 @@
 """The verbs of the command line: each reads its words and calls the package."""
 
+import difflib
 import importlib.util
+import inspect
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -17,7 +19,7 @@ from tyro.conf import AvoidSubcommands, FlagCreatePairsOff, Positional, arg
 
 from thingstuff.cli import FAILED, SUCCESS
 from thingstuff.errors import InputError
-from thingstuff.recipe import Recipe, read_recipe
+from thingstuff.recipe import Recipe, field_names, read_recipe
 from thingstuff.recipes import RECIPES, find_recipe
 
 Options = TypeVar("Options")
@@ -111,12 +113,37 @@ def train(words: list[str]) -> int:
         run = Run(out, data, resume, init, batch_size, accumulate, seed, workers, save_minutes)
         return recipe, run
 
+    _check_flags(words[1:], {*inspect.signature(parse).parameters} - {"recipe"})
     recipe, run = _parse(parse, f"train {words[0]}", f"Train the recipe {base.name}.", words[1:])
     from thingstuff.training.loop import train as run_training
 
     best = run_training(recipe, run)
     _say(f"best checkpoint: {best}")
     return SUCCESS
+
+
+def _check_flags(words: Sequence[str], own: Set[str]) -> None:
+    """Refuse a flag that is neither an option of `train` nor a field, and name the nearest that is.
+
+    The parser refuses it as well, but finds no neighbour for short names such as `--optim.lr`.
+    """
+    known = {*own, *field_names(), "help", "h"}
+    for word in words:
+        name = word.split("=")[0].removeprefix("--").replace("-", "_")
+        section, _, last = name.rpartition(".")
+        positive = f"{section}.{last.removeprefix('no_')}".removeprefix(".")
+        # Fields that are tuples of tuples have a flag for each row.
+        if not word.startswith("--") or name in known or positive in known or (section in known and last.isdigit()):
+            continue
+        neighbours = [field for field in known if field.rpartition(".")[0] == section] or known
+        near = max(neighbours, key=lambda field: _likeness(field.rpartition(".")[2], last))
+        raise InputError(f"--{name.replace('_', '-')} is not an option; did you mean --{near.replace('_', '-')}?")
+
+
+def _likeness(field: str, word: str) -> tuple[bool, float]:
+    """How likely a word was meant for a field: by its initials (`lr`), else by shared letters."""
+    initials = "".join(part[0] for part in field.split("_"))
+    return initials == word, difflib.SequenceMatcher(None, field, word).ratio()
 
 
 def _chosen_recipe(word: str) -> Recipe:

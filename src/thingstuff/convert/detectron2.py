@@ -12,6 +12,7 @@ from thingstuff.checkpoint import Checkpoint
 from thingstuff.convert.classes import labels_for
 from thingstuff.convert.foreign import ForeignWeights, read_weights
 from thingstuff.convert.mapping import count_blocks, first_size, take_weights
+from thingstuff.convert.resnet import BLOCKS
 from thingstuff.errors import InputError
 from thingstuff.model.rpn import cell_anchors
 from thingstuff.recipe import Recipe, derive
@@ -70,9 +71,6 @@ BLOCK_MODULES = {
     "shortcut.norm": "downsample.1",
 }
 """The same inside a residual block."""
-
-BLOCKS = {"resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3)}
-"""Residual blocks of the stages of strides 4 to 32."""
 
 EXTRA = r"pixel_(mean|std)|proposal_generator\.anchor_generator\.cell_anchors\.[0-4]"
 """Constants that older versions of Detectron2 kept among the weights."""

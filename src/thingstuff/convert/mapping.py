@@ -15,7 +15,14 @@ _NAMES_SHOWN = 8
 
 
 def take_weights(
-    foreign: Mapping[str, Tensor], modules: Mapping[str, str], recipe: Recipe, labels: LabelSet, extra: str, source: str
+    foreign: Mapping[str, Tensor],
+    modules: Mapping[str, str],
+    recipe: Recipe,
+    labels: LabelSet,
+    extra: str,
+    source: str,
+    *,
+    part: str = "",
 ) -> dict[str, Tensor]:
     """Give foreign weights our names.
 
@@ -27,11 +34,12 @@ def take_weights(
         labels: Its classes.
         extra: Regular expression for the foreign tensors that have no place in our network and need none.
         source: What to call the file in messages.
+        part: Take only the tensors whose names with us begin so.
 
     Raises:
         InputError: Tensors are missing, unexpected or of another shape; the message names them.
     """
-    shapes = network_shapes(recipe, labels)
+    shapes = {name: shape for name, shape in network_shapes(recipe, labels).items() if name.startswith(part)}
     ours = foreign_names(shapes, modules)
     unexpected = [name for name in foreign if name not in ours and not re.fullmatch(extra, name)]
     missing = [name for name in ours if name not in foreign]

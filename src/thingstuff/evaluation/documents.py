@@ -275,4 +275,4 @@ def _bbox(entry: Any) -> tuple[float, ...] | None:
     bbox = entry.get("bbox")
     if not isinstance(bbox, list) or len(bbox) != 4 or not all(isinstance(number, (int, float)) for number in bbox):
         return None
-    return tuple(bbox)
+    return tuple(map(float, bbox))

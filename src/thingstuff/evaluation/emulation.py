@@ -1,7 +1,7 @@
 """panopticapi's answer, whatever it is: a number over 1, or the exception that it stops with.
 
-For comparing with results that were published: it trusts areas, lets sizes broadcast and checks what panopticapi checks,
-in its order. ``files.score`` is what to use otherwise; for files without faults both give the same bits.
+For comparing with results that were published: it trusts areas, lets sizes broadcast and checks what panopticapi
+checks, in its order. ``files.score`` is what to use otherwise; for files without faults both give the same bits.
 
 Source: the behaviour of cocodataset/panopticapi ``evaluation.py`` at commit 7bb4655.
 """
@@ -151,7 +151,8 @@ def _predicted_areas(
             if identity == _VOID:
                 continue
             raise KeyError(
-                f"In the image with ID {image_id} segment with ID {identity} is presented in PNG and not presented in JSON."
+                f"In the image with ID {image_id} segment with ID {identity} is presented in PNG "
+                "and not presented in JSON."
             )
         areas[identity] = area
         left.remove(identity)
@@ -199,7 +200,10 @@ def _average(counts: Mapping[Any, ClassCounts], categories: Mapping[Any, Any]) -
 
 def _group(scores: Iterable[ClassScore]) -> GroupScore:
     counted = [score for score in scores if score.tp + score.fp + score.fn]
-    pq = sq = rq = 0.0
+    # Whole numbers, so that nothing divided by nothing fails with its message.
+    pq: float = 0
+    sq: float = 0
+    rq: float = 0
     for score in counted:
         pq, sq, rq = pq + score.pq, sq + score.sq, rq + score.rq
     return GroupScore(pq / len(counted), sq / len(counted), rq / len(counted), len(counted))

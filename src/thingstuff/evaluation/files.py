@@ -136,11 +136,9 @@ def score_files(
     predicted = read_predictions(Path(pred), _path(pred_folder), truth, problems)
     extra = load_extra(len(truth.pictures), use_fast)
 
-    matches: list[PictureMatch] = []
     judged = compare_pictures(truth, predicted, _match, extra, workers, problems)
-    for match in judged if progress is None else progress(judged, len(truth.pictures)):
-        if match is not None:
-            matches.append(match)
+    watched = judged if progress is None else progress(judged, len(truth.pictures))
+    matches: list[PictureMatch] = [match for match in watched if match is not None]
     counts = count_classes(matches, reference_cores=reference_cores)
     return FileScore(
         average_classes(counts, truth.categories),

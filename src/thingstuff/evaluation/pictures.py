@@ -127,8 +127,9 @@ def _check_truth(truth: ListedPicture, overlaps: Overlaps, problems: Problems) -
         if segment.area is not None and segment.area != area:
             fault = f"{where} has {area} pixels, the JSON says area {segment.area}"
             problems.add("wrong area", fault, "correct the JSON", "uses the pixels")
-        if segment.bbox is not None and tuple(map(round, segment.bbox)) != box_of[segment.id]:
-            problems.note("wrong bbox", f"{where} has the box {box_of[segment.id]}, the JSON says {segment.bbox}")
+        box = box_of[segment.id]
+        if segment.bbox is not None and not all(abs(a - b) < 1 for a, b in zip(segment.bbox, box, strict=True)):
+            problems.note("wrong bbox", f"{where} has the box {box}, the JSON says {segment.bbox}")
         drawn.append(segment)
     listed = {segment.id for segment in truth.segments}
     if unlisted := [identity for identity in ids if identity not in listed and identity != VOID_ID]:

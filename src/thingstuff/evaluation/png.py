@@ -1,8 +1,8 @@
 """Segment ids in PNG files of the COCO panoptic format: ``id = R + 256 G + 65536 B``, 8 bits a channel.
 
 ``read_packed`` takes a file apart for the compiled code of the extra ``[fast]``; ``read_ids`` decodes it, with Pillow.
-Both take RGB and RGBA (alpha says nothing about ids) and nothing else: grey and palette pictures do not hold ids, and 16
-bits do not fit the formula.
+Both take RGB and RGBA (alpha says nothing about ids) and nothing else: grey and palette pictures do not hold ids, and
+16 bits do not fit the formula.
 
 Source: PNG (Portable Network Graphics) specification, third edition (W3C), and https://cocodataset.org/#format-data.
 """

@@ -1,6 +1,7 @@
 """Two branches become one panoptic map."""
 
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable
+from typing import Literal, Protocol, assert_never, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +13,11 @@ from thingstuff.structures import Outputs, PanopticMaps, Size
 
 _CHANNELS_AT_ONCE = 8
 """Semantic channels brought to full size together; bounds the memory of the argmax."""
+
+MaskPaste = Literal["pixel_centers", "whole_pixels"]
+"""How a mask comes to the picture: sampled at pixel centres, or resized to its box in whole pixels."""
+Paste = Callable[[Float32[Tensor, "M M"], Float32[Tensor, " 4"], Size], tuple[Bool[Tensor, "h w"], tuple[int, int]]]
+"""Brings one mask to the picture: its window there, and the window's top left corner ``(y, x)``."""
 
 
 @runtime_checkable
@@ -40,6 +46,7 @@ def merge_by_score(
     score_threshold: float = 0.5,
     overlap_threshold: float = 0.5,
     stuff_area: int = 4096,
+    mask_paste: MaskPaste = "pixel_centers",
 ) -> PanopticMaps:
     """Panoptic FPN's heuristic: instances by score, each where no better one is, then stuff in what is left.
 
@@ -52,12 +59,14 @@ def merge_by_score(
         score_threshold: Instances below it stay out.
         overlap_threshold: An instance stays out if better ones hide more than this share of it.
         stuff_area: Stuff of fewer pixels (of the output) stays out.
+        mask_paste: How masks come to the picture.
 
     Source: Kirillov et al., Panoptic Feature Pyramid Networks, CVPR 2019, section 3; Detectron2 for the order of steps.
     """
     device = (outputs.instances.boxes if outputs.instances else outputs.semantic.logits).device  # pyright: ignore
     ids = torch.zeros(output_size, dtype=torch.int32, device=device)
-    labels, scores = _place_things(ids, outputs, row, size, output_size, score_threshold, overlap_threshold)
+    paste = find_paste(mask_paste)
+    labels, scores = _place_things(ids, outputs, row, size, output_size, score_threshold, overlap_threshold, paste)
     labels = [label + num_stuff for label in labels]
     if outputs.semantic is not None:
         semantic = semantic_labels(outputs.semantic.logits[row], size, output_size)
@@ -86,6 +95,7 @@ def _place_things(
     output_size: Size,
     score_threshold: float,
     overlap_threshold: float,
+    paste: Paste,
 ) -> tuple[list[int], list[float]]:
     """Write the instances of one picture into its id map; labels and scores of those that found a place."""
     instances = outputs.instances
@@ -98,7 +108,7 @@ def _place_things(
     placed_labels: list[int] = []
     placed_scores: list[float] = []
     for index in order[candidates[order]].tolist():
-        mask, (top, left) = paste_in_box(probabilities[index], boxes[index], output_size)
+        mask, (top, left) = paste(probabilities[index], boxes[index], output_size)
         window = ids[top : top + mask.shape[0], left : left + mask.shape[1]]
         free = mask & (window == 0)
         area = int(mask.sum())
@@ -108,6 +118,17 @@ def _place_things(
         placed_scores.append(float(instances.scores[row, index]))
         window[free] = len(placed_labels)
     return placed_labels, placed_scores
+
+
+def find_paste(kind: MaskPaste) -> Paste:
+    """The function that brings one mask to the picture."""
+    match kind:
+        case "pixel_centers":
+            return paste_in_box
+        case "whole_pixels":
+            return paste_in_whole_pixels
+        case _:
+            assert_never(kind)
 
 
 def paste_in_box(
@@ -133,6 +154,32 @@ def paste_in_box(
     grid = torch.stack([x.expand(len(y), -1), y[:, None].expand(-1, len(x))], dim=-1)
     values = F.grid_sample(probabilities[None, None], grid[None], mode="bilinear", align_corners=False)
     return values[0, 0] >= 0.5, (top, left)
+
+
+def paste_in_whole_pixels(
+    probabilities: Float32[Tensor, "M M"], box: Float32[Tensor, " 4"], size: Size
+) -> tuple[Bool[Tensor, "h w"], tuple[int, int]]:
+    """Bring one mask to the picture: with a border of zeros, resized to its box in whole pixels, true from one half.
+
+    Args:
+        probabilities: The mask inside its box.
+        box: In pixels of the picture.
+        size: Size of the picture.
+
+    Returns:
+        The window of the mask, and its top left corner ``(y, x)``.
+
+    Source: torchvision's Mask R-CNN, which has it from Detectron; there a box includes its last pixel.
+    """
+    padded = F.pad(probabilities, (1, 1, 1, 1))
+    center, half = (box[:2] + box[2:]) * 0.5, (box[2:] - box[:2]) * 0.5
+    half = half * (padded.shape[0] / probabilities.shape[0])
+    x1, y1 = (center - half).long().tolist()
+    x2, y2 = (center + half).long().tolist()
+    full = F.interpolate(padded[None, None], size=(y2 - y1 + 1, x2 - x1 + 1), mode="bilinear", align_corners=False)
+    top, left = max(y1, 0), max(x1, 0)
+    window = full[0, 0, top - y1 : max(size[0] - y1, 0), left - x1 : max(size[1] - x1, 0)]
+    return window >= 0.5, (top, left)
 
 
 def semantic_labels(logits: Float[Tensor, "classes h w"], size: Size, output_size: Size) -> UInt8[Tensor, "H W"]:

@@ -24,6 +24,8 @@ class RegionBranch(nn.Module):
         score_threshold: Detections with at most this probability are dropped.
         iou_threshold: Largest overlap of two detections of one class.
         box_weights: Factors of the deltas (dx, dy, dw, dh).
+        class_agnostic_nms: Let detections of different classes suppress each other (mmdetection's panoptic networks).
+        min_size: Detections with a shorter side, in pixels, are dropped before suppression (torchvision).
 
     Source: He et al., Mask R-CNN, ICCV 2017; Detectron2 for every constant.
     """
@@ -39,6 +41,8 @@ class RegionBranch(nn.Module):
         score_threshold: float = 0.05,
         iou_threshold: float = 0.5,
         box_weights: box_ops.BoxWeights = (10.0, 10.0, 5.0, 5.0),
+        class_agnostic_nms: bool = False,
+        min_size: float = 0.0,
     ) -> None:
         super().__init__()
         self.box_pool, self.box_head = box_pool, box_head
@@ -47,6 +51,8 @@ class RegionBranch(nn.Module):
         self.score_threshold = score_threshold
         self.iou_threshold = iou_threshold
         self.box_weights = box_weights
+        self.class_agnostic_nms = class_agnostic_nms
+        self.min_size = min_size
 
     def forward(self, pyramid: Pyramid, proposals: Proposals, sizes: Int64[Tensor, "B 2"]) -> Instances:
         """Detect objects.
@@ -91,12 +97,16 @@ class RegionBranch(nn.Module):
         return boxes, scores, labels, valid
 
     def _best(self, boxes: Tensor, scores: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        if self.min_size > 0:
+            large = ((boxes[..., 2:] - boxes[..., :2]) >= self.min_size).all(dim=2)
+            scores = torch.where(large, scores, torch.zeros_like(scores))
         rows, labels, valid = multiclass_nms(
             boxes,
             scores,
             score_threshold=self.score_threshold,
             iou_threshold=self.iou_threshold,
             count=self.num_detections,
+            class_agnostic=self.class_agnostic_nms,
         )
         chosen = boxes[rows, labels] if boxes.shape[1] > 1 else boxes[rows, 0]
         return chosen * valid[:, None], scores[rows, labels] * valid, labels, valid

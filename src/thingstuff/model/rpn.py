@@ -44,6 +44,10 @@ class RegionProposalNetwork(nn.Module):
         candidates_per_level: How many anchors of each level enter suppression, (training, inference).
         num_proposals: How many proposals leave, (training, inference).
         iou_threshold: Largest overlap of two proposals of one level.
+        min_size: Shortest side of a proposal in pixels; those without area never count.
+        rounded_anchors: Round the anchors of a cell to whole pixels (torchvision).
+        fitted_strides: Set anchors as far apart as the padded picture is larger than the level, rounded down, instead
+            of by the level's stride (torchvision); they differ where a level's size is rounded up.
 
     Source: Ren et al., Faster R-CNN, NeurIPS 2015; Detectron2 for every constant.
     """
@@ -56,12 +60,18 @@ class RegionProposalNetwork(nn.Module):
         candidates_per_level: tuple[int, int] = (2000, 1000),
         num_proposals: tuple[int, int] = (1000, 1000),
         iou_threshold: float = 0.7,
+        *,
+        min_size: float = 0.0,
+        rounded_anchors: bool = False,
+        fitted_strides: bool = False,
     ) -> None:
         super().__init__()
-        self.cell_anchors = tuple(cell_anchors(sizes, aspect_ratios) for sizes in anchor_sizes)
+        self.cell_anchors = tuple(cell_anchors(sizes, aspect_ratios, rounded_anchors) for sizes in anchor_sizes)
         self.candidates_per_level = candidates_per_level
         self.num_proposals = num_proposals
         self.iou_threshold = iou_threshold
+        self.min_size = min_size
+        self.fitted_strides = fitted_strides
         shapes = len(anchor_sizes[0]) * len(aspect_ratios)
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
         self.objectness = nn.Conv2d(channels, shapes, 1)
@@ -83,11 +93,20 @@ class RegionProposalNetwork(nn.Module):
         anchors, logits, deltas = [], [], []
         for (stride, feature), cells in zip(pyramid.features.items(), self.cell_anchors, strict=True):
             hidden = F.relu(self.conv(feature))
-            anchors.append(_grid_anchors(cells, feature, stride))
+            anchors.append(_grid_anchors(cells, feature, self._steps(pyramid, stride)))
             logits.append(self.objectness(hidden).permute(0, 2, 3, 1).flatten(1))
             deltas.append(self.deltas(hidden).permute(0, 2, 3, 1).flatten(1).unflatten(1, (-1, 4)))
         counts = tuple(level.shape[0] for level in anchors)
         return AnchorPredictions(torch.cat(anchors), torch.cat(logits, dim=1), torch.cat(deltas, dim=1), counts)
+
+    def _steps(self, pyramid: Pyramid, stride: int) -> tuple[int, int]:
+        """Pixels between neighbouring anchors of a level, down and across."""
+        if not self.fitted_strides:
+            return stride, stride
+        finest = min(pyramid.features)
+        height, width = (finest * side for side in pyramid.features[finest].shape[2:])
+        rows, columns = pyramid.features[stride].shape[2:]
+        return height // rows, width // columns
 
     @torch.no_grad()
     def select(self, predictions: AnchorPredictions, sizes: Int64[Tensor, "B 2"]) -> Proposals:
@@ -119,7 +138,8 @@ class RegionProposalNetwork(nn.Module):
         all_boxes, all_logits = torch.cat(boxes, dim=1), torch.cat(logits, dim=1)
         finite = all_boxes.isfinite().all(dim=2) & all_logits.isfinite()
         all_boxes = box_ops.clip(all_boxes.nan_to_num(0, 0, 0), height, width)
-        has_area = ((all_boxes[..., 2:] - all_boxes[..., :2]) > 0).all(dim=2)
+        sides = all_boxes[..., 2:] - all_boxes[..., :2]
+        has_area = ((sides > 0) & (sides >= self.min_size)).all(dim=2)
         return all_boxes, all_logits.masked_fill(~(finite & has_area), -torch.inf)
 
     def _suppress(self, boxes: Tensor, logits: Tensor, counts: Sequence[int]) -> Tensor:
@@ -128,7 +148,9 @@ class RegionProposalNetwork(nn.Module):
         return torch.cat([keep_mask(b, s, self.iou_threshold) & (s > -torch.inf) for b, s in levels])
 
 
-def cell_anchors(sizes: Sequence[float], aspect_ratios: Sequence[float]) -> tuple[tuple[float, ...], ...]:
+def cell_anchors(
+    sizes: Sequence[float], aspect_ratios: Sequence[float], rounded: bool = False
+) -> tuple[tuple[float, ...], ...]:
     """Anchors of one cell, ``xyxy`` around its origin: every size with every ratio (height over width)."""
     anchors = []
     for size in sizes:
@@ -136,13 +158,16 @@ def cell_anchors(sizes: Sequence[float], aspect_ratios: Sequence[float]) -> tupl
             width = math.sqrt(size * size / ratio)
             height = ratio * width
             anchors.append((-width / 2, -height / 2, width / 2, height / 2))
-    return tuple(anchors)
+    return tuple(tuple(float(round(side)) for side in anchor) if rounded else anchor for anchor in anchors)
 
 
-def _grid_anchors(cells: Sequence[Sequence[float]], feature: Tensor, stride: int) -> Float32[Tensor, "n 4"]:
+def _grid_anchors(cells: Sequence[Sequence[float]], feature: Tensor, steps: tuple[int, int]) -> Float32[Tensor, "n 4"]:
     """Anchors of one level; the centre of a cell's anchors is the top left corner of the cell."""
     rows, columns = feature.shape[-2:]
-    y, x = (torch.arange(n, dtype=torch.float32, device=feature.device) * stride for n in (rows, columns))
+    y, x = (
+        torch.arange(count, dtype=torch.float32, device=feature.device) * step
+        for count, step in zip((rows, columns), steps, strict=True)
+    )
     shifts = torch.stack([x.expand(rows, columns), y[:, None].expand(rows, columns)] * 2, dim=-1)
     base = torch.tensor(cells, dtype=torch.float32, device=feature.device)
     return (shifts[:, :, None] + base).reshape(-1, 4)

@@ -4,7 +4,6 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TextIO
 
 from thingstuff.checkpoint import write_synced
 from thingstuff.errors import InputError
@@ -93,7 +92,7 @@ def read_rows(path: Path) -> list[dict[str, str]]:
     return [row for row in rows if row["step"].isdigit()]
 
 
-def _writer(file: TextIO, columns: Sequence[str]) -> "csv.DictWriter[str]":
+def _writer(file: io.TextIOBase, columns: Sequence[str]) -> "csv.DictWriter[str]":
     return csv.DictWriter(file, columns, restval="", lineterminator="\n")
 
 

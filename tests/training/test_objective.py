@@ -1,0 +1,380 @@
+import copy
+import functools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from thingstuff.labels import Category, LabelSet
+from thingstuff.model import boxes as box_ops
+from thingstuff.model.build import build_network
+from thingstuff.model.panoptic import PanopticSegmenter
+from thingstuff.model.region import RegionBranch
+from thingstuff.model.rpn import AnchorPredictions, RegionProposalNetwork
+from thingstuff.recipe import Recipe, derive
+from thingstuff.structures import VOID_LABEL, Batch, Proposals, Semantic, Targets
+from thingstuff.training.objective import Losses, Objective
+from thingstuff.training.targets import match_boxes
+
+NUM_STUFF, NUM_THINGS = 3, 2
+LABELS = LabelSet(tuple(Category(i + 1, f"class {i}", i >= NUM_STUFF, (i, i, i)) for i in range(5)))
+TERMS = ("semantic", "objectness", "proposal", "classification", "box", "mask")
+MakeObjective = Callable[..., Objective]
+
+
+@pytest.fixture(scope="module")
+def make_objective(tiny_recipe: Recipe) -> MakeObjective:
+    """Builds a small network and its objective, with changes to the recipe; the same weights each time."""
+
+    @functools.cache
+    def build(recipe: Recipe) -> PanopticSegmenter:
+        torch.manual_seed(0)
+        return build_network(recipe, LABELS)
+
+    def make(**changes: object) -> Objective:
+        recipe = derive(tiny_recipe, **changes)
+        return Objective(copy.deepcopy(build(recipe)), recipe, NUM_STUFF).train()
+
+    return make
+
+
+def targets_of(
+    size: tuple[int, int],
+    objects: Sequence[tuple[int, int, int, int]] = (),
+    labels: Sequence[int] = (),
+    crowd: Sequence[bool] = (),
+    ground: int = 0,
+) -> Targets:
+    """Rectangles on a ground of one class."""
+    label_map = torch.full(size, ground, dtype=torch.uint8)
+    labels = labels or [number % NUM_THINGS for number in range(len(objects))]
+    for (left, top, right, bottom), label in zip(objects, labels, strict=True):
+        label_map[top:bottom, left:right] = NUM_STUFF + label
+    return Targets(
+        boxes=torch.tensor(objects, dtype=torch.float32).reshape(-1, 4),
+        labels=torch.tensor(labels, dtype=torch.int64),
+        crowd=torch.tensor(crowd or [False] * len(objects), dtype=torch.bool),
+        masks=tuple(torch.ones(bottom - top, right - left, dtype=torch.bool) for left, top, right, bottom in objects),
+        label_map=label_map,
+    )
+
+
+def batch_of(*targets: Targets, seeds: Sequence[int] | None = None) -> Batch:
+    """Noise as pictures, padded to their common size."""
+    sizes = torch.tensor([target.label_map.shape for target in targets])
+    height, width = (-(-int(side) // 32) * 32 for side in sizes.amax(dim=0))
+    generator = torch.Generator().manual_seed(7)
+    images = torch.randint(0, 256, (len(targets), 3, height, width), generator=generator, dtype=torch.uint8)
+    return Batch(images, sizes, targets, tuple(seeds if seeds is not None else range(len(targets))))
+
+
+def values(losses: Losses) -> dict[str, float]:
+    return {name: float(term.detach()) for name, term in losses.terms().items()}
+
+
+# --- odd pictures ---
+
+SIZE = (64, 96)
+ODD = {
+    "usual": [targets_of(SIZE, [(10, 10, 40, 40), (50, 20, 90, 60)])],
+    "all void": [targets_of(SIZE, ground=VOID_LABEL)],
+    "no objects": [targets_of(SIZE), targets_of(SIZE, ground=2)],
+    "only a crowd": [targets_of(SIZE, [(10, 10, 40, 40)], crowd=[True])],
+    "one pixel": [targets_of(SIZE, [(0, 0, 1, 1), (95, 63, 96, 64), (50, 30, 51, 31)])],
+    "one line": [targets_of(SIZE, [(0, 20, 96, 21), (40, 0, 41, 64)])],
+    "mixed sizes": [targets_of((64, 96), [(10, 10, 40, 40)]), targets_of((90, 33)), targets_of((1, 1))],
+    "a picture of one object": [targets_of(SIZE, [(0, 0, 96, 64)])],
+    "objects in one picture of two": [targets_of(SIZE), targets_of(SIZE, [(10, 10, 40, 40)])],
+    "one object twice": [targets_of(SIZE, [(10, 10, 40, 40), (10, 10, 40, 40)])],
+}
+KINDS = {
+    "group norm": {},
+    "batch norm": {
+        f"model__{part}__norm": "batch" for part in ("backbone", "neck", "semantic", "region__mask_head")
+    },
+    "detection alone": {
+        "model__semantic": None, "model__fusion": None, "model__region__mask_head": None
+    },
+    "no semantic branch": {"model__semantic": None, "model__fusion": None},
+    "no region branch": {
+        "model__region": None, "model__fusion": None, "model__semantic__things": "separate"
+    },
+    "one box for all classes, full size, smooth": {
+        "model__region__box_head__class_agnostic_boxes": True,
+        "loss__semantic_size": "full",
+        "loss__box_beta": 1.0,
+        "loss__rpn_beta": 0.1,
+        "model__region__aligned": False,
+    },
+}  # fmt: skip
+
+
+CASES = [("group norm", picture) for picture in ODD] + [
+    (kind, picture) for kind in list(KINDS)[1:] for picture in ("usual", "all void", "only a crowd", "mixed sizes")
+]
+
+
+@pytest.mark.parametrize(("kind", "picture"), CASES)
+def test_losses_and_gradients_are_finite(make_objective: MakeObjective, kind: str, picture: str) -> None:
+    objective = make_objective(**KINDS[kind])
+    losses = objective(batch_of(*ODD[picture]))
+    losses.total().backward()
+    assert all(math.isfinite(value) and value >= 0 for value in values(losses).values())
+    for name, parameter in objective.named_parameters():
+        assert parameter.grad is not None, name  # otherwise distributed training would wait for it for ever
+        assert parameter.grad.isfinite().all(), name
+    for name, buffer in objective.named_buffers():
+        assert buffer.isfinite().all(), name
+
+
+@pytest.mark.parametrize("picture", ["usual", "all void", "no objects", "mixed sizes"])
+def test_bfloat16(make_objective: MakeObjective, picture: str) -> None:
+    objective, batch = make_objective(), batch_of(*ODD[picture])
+    exact = values(objective(batch))
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = objective(batch)
+    losses.total().backward()
+    assert all(term.dtype == torch.float32 for term in losses.terms().values())
+    assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in objective.parameters())
+    for name in ("semantic", "objectness"):
+        assert values(losses)[name] == pytest.approx(exact[name], rel=0.05, abs=1e-6)
+
+
+def test_terms_follow_the_branches(make_objective: MakeObjective) -> None:
+    batch = batch_of(*ODD["usual"])
+    terms = {kind: tuple(make_objective(**KINDS[kind])(batch).terms()) for kind in KINDS}
+    assert terms["group norm"] == TERMS
+    assert terms["detection alone"] == TERMS[1:5]
+    assert terms["no semantic branch"] == TERMS[1:]
+    assert terms["no region branch"] == TERMS[:1]
+
+
+def test_without_anything_to_learn_the_losses_say_so(make_objective: MakeObjective) -> None:
+    void = values(make_objective()(batch_of(*ODD["all void"])))
+    assert void["semantic"] == void["proposal"] == void["box"] == void["mask"] == 0
+    assert void["objectness"] > 0
+    assert void["classification"] > 0
+
+
+def test_a_crowd_is_neither_object_nor_excluded_from_the_background(make_objective: MakeObjective) -> None:
+    plain, crowd = targets_of(SIZE), targets_of(SIZE, [(10, 10, 40, 40)], crowd=[True])
+    crowd = replace(crowd, label_map=plain.label_map)
+    objective = make_objective()
+    assert values(objective(batch_of(plain))) == values(objective(batch_of(crowd)))
+
+
+def test_crowds_between_objects_do_not_shift_their_masks(make_objective: MakeObjective) -> None:
+    objects = [(10, 10, 40, 40), (0, 0, 96, 64), (50, 20, 90, 60)]
+    both = targets_of(SIZE, [objects[0], objects[2]], [0, 1])
+    between = targets_of(SIZE, objects, [0, 0, 1], [False, True, False])
+    between = replace(between, label_map=both.label_map)
+    objective = make_objective()
+    assert values(objective(batch_of(both))) == values(objective(batch_of(between)))
+
+
+def test_choices_depend_on_the_seeds_alone(make_objective: MakeObjective) -> None:
+    objective, pictures = make_objective(), ODD["usual"] * 2
+    first = values(objective(batch_of(*pictures, seeds=(3, 4))))
+    torch.manual_seed(123)
+    assert values(objective(batch_of(*pictures, seeds=(3, 4)))) == first
+    assert values(objective(batch_of(*pictures, seeds=(5, 6)))) != first
+
+
+def test_the_padding_does_not_matter(make_objective: MakeObjective) -> None:
+    batch = batch_of(*ODD["mixed sizes"])
+    other = batch.images.clone()
+    for image, (height, width) in zip(other, batch.sizes.tolist(), strict=True):
+        image[:, height:], image[:, :, width:] = 0, 0
+    objective = make_objective()
+    assert values(objective(batch)) == values(objective(replace(batch, images=other)))
+
+
+# --- semantic loss ---
+
+
+class FixedSemantic(nn.Module):
+    def __init__(self, logits: Tensor) -> None:
+        super().__init__()
+        self.logits = nn.Parameter(logits)
+
+    def forward(self, _pyramid: object) -> Semantic:
+        return Semantic(self.logits)
+
+
+def semantic_value(objective: Objective, logits: Tensor, batch: Batch) -> float:
+    objective.network.semantic = FixedSemantic(logits)
+    return values(objective(batch))["semantic"]
+
+
+def mean_cross_entropy(logits: Tensor, labels: np.ndarray) -> float:
+    """Of every labelled pixel, added one by one; logits have the size of the labels."""
+    terms = []
+    for picture, label_map in zip(logits.double(), labels, strict=True):
+        for y, x in np.argwhere(label_map != VOID_LABEL):
+            column = picture[:, y, x]
+            terms.append(float(column.logsumexp(0) - column[label_map[y, x]]))
+    return math.fsum(terms) / len(terms)
+
+
+@pytest.mark.parametrize("things", ["merged", "separate"])
+@pytest.mark.parametrize("size", ["full", "quarter"])
+def test_semantic_loss_is_the_mean_over_labelled_pixels(make_objective: MakeObjective, size: str, things: str) -> None:
+    objective = make_objective(
+        loss__semantic_size=size, loss__semantic_weight=1.0, model__semantic__things=things, model__fusion=None
+    )
+    generator = np.random.default_rng(0)
+    maps = generator.choice([0, 1, 2, 3, 4, VOID_LABEL], (2, 64, 64)).astype(np.uint8)
+    sizes = ((64, 50), (30, 64))
+    targets = [
+        replace(targets_of(one), label_map=torch.from_numpy(label_map[: one[0], : one[1]].copy()))
+        for one, label_map in zip(sizes, maps, strict=True)
+    ]
+    logits = torch.randn(2, 4 if things == "merged" else 5, 16, 16, generator=torch.Generator().manual_seed(0))
+    expected_maps = np.full((2, 64, 64), VOID_LABEL, dtype=np.uint8)
+    for expected, label_map, (height, width) in zip(expected_maps, maps, sizes, strict=True):
+        expected[:height, :width] = label_map[:height, :width]
+    if things == "merged":
+        expected_maps[expected_maps == 4] = 3
+    if size == "full":
+        resized = F.interpolate(logits, size=(64, 64), mode="bilinear", align_corners=False)
+        expected = mean_cross_entropy(resized, expected_maps)
+    else:
+        # The centre of a cell of 4 pixels lies on the corner between its second and third pixel.
+        expected = mean_cross_entropy(logits, expected_maps[:, 2::4, 2::4])
+    assert semantic_value(objective, logits, batch_of(*targets)) == pytest.approx(expected, rel=1e-5)
+
+
+# --- regions: every number known ---
+
+OBJECT, CROWD = (8, 8, 40, 40), (50, 8, 90, 40)
+PROPOSALS = ((8, 8, 40, 32), (60, 40, 90, 60), (50, 8, 90, 40), (8, 8, 40, 14))
+
+
+@pytest.fixture
+def known(make_objective: MakeObjective, monkeypatch: pytest.MonkeyPatch) -> MakeObjective:
+    """An objective whose heads say 0 to everything, and whose proposals are the four above and an invalid one."""
+
+    def select(_self: object, predictions: AnchorPredictions, _sizes: Tensor) -> Proposals:
+        pictures = len(predictions.logits)
+        rows = torch.tensor([*PROPOSALS, (0, 0, 0, 0)], dtype=torch.float32).expand(pictures, -1, -1)
+        valid = torch.tensor([True] * len(PROPOSALS) + [False]).expand(pictures, -1)
+        return Proposals(rows, torch.zeros(valid.shape), valid)
+
+    monkeypatch.setattr(RegionProposalNetwork, "select", select)
+
+    def make(**changes: object) -> Objective:
+        objective = make_objective(**changes)
+        rpn, region = objective.network.rpn, objective.network.region
+        assert isinstance(rpn, RegionProposalNetwork)
+        assert isinstance(region, RegionBranch)
+        assert region.mask_head is not None
+        outputs = region.box_head.get_submodule("outputs")
+        for layer in (rpn.objectness, rpn.deltas, outputs, region.mask_head.get_submodule("predictor")):
+            for parameter in layer.parameters():
+                nn.init.zeros_(parameter)
+        return objective
+
+    return make
+
+
+def test_region_losses_by_hand(known: MakeObjective) -> None:
+    objective = known(model__region__samples=64, model__region__positive_fraction=0.5)
+    batch = batch_of(targets_of(SIZE, [CROWD, OBJECT], [1, 1], [True, False]), targets_of(SIZE))
+    found = values(objective(batch))
+    # Picture 1: the first proposal (IoU 0.75) and the object itself; three of background, one on the crowd, one with
+    # too little overlap. Picture 2: four of background. Nine regions in all.
+    assert found["classification"] == pytest.approx(math.log(3), rel=1e-6)
+    # The object is 4 pixels further down than the proposal of height 24, and 32 / 24 times as high.
+    wanted = 10 * 4 / 24 + 5 * math.log(32 / 24)
+    assert found["box"] == pytest.approx(wanted / 9, rel=1e-5)
+    assert found["mask"] == pytest.approx(math.log(2), rel=1e-6)
+
+
+def test_smooth_box_loss_by_hand(known: MakeObjective) -> None:
+    objective = known(model__region__samples=64, loss__box_beta=2.0)
+    found = values(objective(batch_of(targets_of(SIZE, [OBJECT], [1]))))
+    shift, growth = 10 * 4 / 24, 5 * math.log(32 / 24)
+    assert found["box"] == pytest.approx((shift**2 + growth**2) / (2 * 2.0) / 5, rel=1e-5)
+
+
+def test_regions_are_sampled_and_counted_as_configured(known: MakeObjective) -> None:
+    # int(0.25 * 4) = 1 object and 3 of background.
+    objective = known(model__region__samples=4, model__region__positive_fraction=0.25)
+    wanted = 10 * 4 / 24 + 5 * math.log(32 / 24)
+    seen = {
+        round(values(objective(batch_of(targets_of(SIZE, [OBJECT], [1]), seeds=[seed])))["box"], 4)
+        for seed in range(12)
+    }
+    assert seen == {0.0, round(wanted / 4, 4)}  # either the object itself or the proposal
+
+
+def test_mask_targets_are_those_of_the_matched_object(known: MakeObjective) -> None:
+    objective = known(model__region__samples=64)
+    branch = objective.network.region
+    assert isinstance(branch, RegionBranch)
+    assert branch.mask_head is not None
+    bias = branch.mask_head.get_submodule("predictor").get_parameter("bias")
+    with torch.no_grad():
+        bias.copy_(torch.tensor([30.0, -30.0]))  # all for class 0, nothing for class 1
+    found = {
+        label: values(objective(batch_of(targets_of(SIZE, [OBJECT], [label]))))["mask"] for label in range(NUM_THINGS)
+    }
+    # Both regions lie within their object, so every pixel of the mask should be 1.
+    assert found[0] == pytest.approx(0, abs=1e-6)
+    assert found[1] == pytest.approx(30, rel=1e-5)
+
+
+# --- anchors ---
+
+
+def test_objectness_is_normalised_by_the_configured_samples(known: MakeObjective) -> None:
+    few = known(model__region__rpn__samples=32)
+    assert values(few(batch_of(targets_of(SIZE))))["objectness"] == pytest.approx(math.log(2), rel=1e-6)
+    # There are only so many anchors; the normaliser stays.
+    anchors = 3 * sum((64 // stride) * (96 // stride) for stride in (4, 8, 16, 32)) + 3 * 1 * 2
+    many = known(model__region__rpn__samples=100_000)
+    expected = anchors * math.log(2) / 100_000
+    assert values(many(batch_of(targets_of(SIZE))))["objectness"] == pytest.approx(expected, rel=1e-4)
+    assert values(many(batch_of(*[targets_of(SIZE)] * 3)))["objectness"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_proposal_loss_by_hand(known: MakeObjective) -> None:
+    objective = known(model__region__rpn__samples=10_000)
+    network = objective.network
+    assert isinstance(network.rpn, RegionProposalNetwork)
+    target = targets_of(SIZE, [OBJECT, CROWD], [0, 1], [False, True])
+    batch = batch_of(target, targets_of(SIZE))
+    with torch.no_grad():
+        pyramid = network.neck(network.backbone(network.normalize(batch.images, batch.sizes)))
+        anchors = network.rpn.predict(pyramid).anchors
+    box = target.boxes[:1]
+    matches = match_boxes(anchors, box, negative_iou=0.3, positive_iou=0.6, low_quality=True)
+    positives = anchors[matches.positive]
+    wanted = box_ops.encode(box.expand(len(positives), 4), positives, (1.0, 1.0, 1.0, 1.0))
+    assert len(positives) > 2
+    assert values(objective(batch))["proposal"] == pytest.approx(float(wanted.abs().sum()) / 20_000, rel=1e-4)
+
+
+# --- weights ---
+
+
+def test_weights_of_the_branches(make_objective: MakeObjective) -> None:
+    batch = batch_of(*ODD["usual"])
+    plain = make_objective(loss__semantic_weight=1.0, loss__instance_weight=1.0)(batch)
+    weighted = make_objective(loss__semantic_weight=0.25, loss__instance_weight=3.0)(batch)
+    factors = {"semantic": 0.25, "classification": 3.0, "box": 3.0, "mask": 3.0}
+    expected = {name: value * factors.get(name, 1.0) for name, value in values(plain).items()}
+    assert values(weighted) == pytest.approx(expected, rel=1e-5)
+    assert float(weighted.total().detach()) == pytest.approx(sum(expected.values()), rel=1e-5)
+
+
+def test_a_branch_of_weight_0_learns_nothing(make_objective: MakeObjective) -> None:
+    objective = make_objective(loss__semantic_weight=0.0)
+    objective(batch_of(*ODD["usual"])).total().backward()
+    assert objective.network.semantic is not None
+    assert all(p.grad is not None and not p.grad.any() for p in objective.network.semantic.parameters())
