@@ -28,10 +28,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-# One core for everybody, numpy's and torch's threads included.
-for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ.setdefault(variable, "1")
-
 import numpy as np
 from PIL import Image
 
@@ -78,7 +74,7 @@ def draw_pair(rng: np.random.Generator) -> tuple[Panoptic, Panoptic]:
     """A truth with rough edges and a prediction much like it."""
     n = int(rng.integers(9, 21))
     points = rng.random((n, 2)) * (HEIGHT, WIDTH)
-    shift = np.stack([_waves(rng, 24, 9) + _waves(rng, 4, 4.5) for _ in range(2)])
+    shift = np.stack([_waves(rng, 24, 9) + _waves(rng, 4, 6.5) for _ in range(2)])
     truth, distance = _cells(points, shift)
     truth[distance > (0.42 * HEIGHT) ** 2] = 0
     moved = np.vstack([points + rng.normal(0, 8, points.shape), rng.random((2, 2)) * (HEIGHT, WIDTH)])
@@ -196,7 +192,7 @@ def memory_route(pairs: list[tuple[Panoptic, Panoptic]], extra: fast.Fast | None
 
 
 def torchmetrics_route(pairs: list[tuple[Panoptic, Panoptic]]) -> None:
-    """torchmetrics' evaluator, whose rules differ, so that its number is not compared."""
+    """The evaluator of torchmetrics; its rules differ, so that its number is not compared."""
     import torch
     from torchmetrics.detection import PanopticQuality
 

@@ -285,6 +285,8 @@ def test_what_the_metadata_says(own_weights, tmp_path):
     assert recipe.picture.mean == (103.53, 116.28, 123.675)
     assert recipe.picture.std == (1.0, 1.0, 1.0)
     assert (recipe.picture.short_side, recipe.picture.max_side) == (800, 1333)
+    assert recipe.model.fusion is not None
+    assert recipe.model.region is not None
     assert recipe.model.fusion.stuff_area == 4096
     assert recipe.model.region.score_threshold == 0.05
 

@@ -58,7 +58,7 @@ class Server:
                     body = body[: server.breaks_off_at.pop(0)]
                 self.wfile.write(body)
 
-            def log_message(self, *_):
+            def log_message(self, format, *args):
                 pass
 
         return Handler

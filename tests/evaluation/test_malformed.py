@@ -464,7 +464,7 @@ def test_unreadable_json(tmp_path, content, message):
 
 def test_options_that_do_not_fit(tmp_path):
     files = Files(tmp_path).write()
-    with pytest.raises(InputError, match="exclude each other"):
+    with pytest.raises(InputError, match="emulate_panopticapi excludes lenient"):
         files.score(lenient=True, emulate_panopticapi=True)
     with pytest.raises(InputError, match="workers is 0"):
         files.score(workers=0)

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from thingstuff.model import boxes as box_ops
@@ -15,6 +15,8 @@ box = st.tuples(coordinate, coordinate, side, side).map(lambda b: (b[0], b[1], b
 grid_box = st.tuples(*[st.integers(0, 12)] * 4).map(
     lambda b: (min(b[0], b[2]), min(b[1], b[3]), max(b[0], b[2]), max(b[1], b[3]))
 )
+UNIT = (1.0, 1.0, 1.0, 1.0)
+WEIGHTS = (10.0, 10.0, 5.0, 5.0)
 weights = st.tuples(*[st.floats(0.5, 20)] * 4)
 
 
@@ -39,6 +41,7 @@ def test_iou_by_hand() -> None:
     torch.testing.assert_close(box_ops.iou(first, second), torch.tensor(expected))
 
 
+@settings(deadline=None)
 @given(st.lists(grid_box, max_size=5), st.lists(grid_box, max_size=5))
 def test_iou_equals_a_naive_loop(first: list[tuple[int, ...]], second: list[tuple[int, ...]]) -> None:
     actual = box_ops.iou(
@@ -52,10 +55,11 @@ def test_iou_equals_a_naive_loop(first: list[tuple[int, ...]], second: list[tupl
 def test_encode_by_hand() -> None:
     reference = torch.tensor([[0.0, 0, 10, 20]])
     target = torch.tensor([[5.0, 5, 25, 15]])
-    deltas = box_ops.encode(target, reference, (10, 10, 5, 5))
+    deltas = box_ops.encode(target, reference, WEIGHTS)
     torch.testing.assert_close(deltas, torch.tensor([[10.0, 0, 5 * math.log(2), -5 * math.log(2)]]))
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(box, box), min_size=1, max_size=6), weights)
 def test_decode_inverts_encode(pairs: list, factors: tuple[float, float, float, float]) -> None:
     boxes, references = (torch.tensor(side, dtype=torch.float64) for side in zip(*pairs, strict=True))
@@ -66,6 +70,7 @@ def test_decode_inverts_encode(pairs: list, factors: tuple[float, float, float, 
     torch.testing.assert_close(decoded[fits], boxes[fits], rtol=1e-4, atol=1e-2, check_dtype=False)
 
 
+@settings(deadline=None)
 @given(box, st.tuples(*[st.floats(-3, 3, width=32)] * 4), weights)
 def test_encode_inverts_decode(reference: tuple, deltas: tuple, factors: tuple[float, float, float, float]) -> None:
     references = torch.tensor([reference], dtype=torch.float64)
@@ -78,9 +83,9 @@ def test_encode_inverts_decode(reference: tuple, deltas: tuple, factors: tuple[f
 
 def test_decode_limits_growth_but_not_shrinkage() -> None:
     reference = torch.tensor([[0.0, 0, 16, 16]])
-    (grown,) = box_ops.decode(torch.tensor([[0.0, 0, 99, 99]]), reference, (1, 1, 1, 1)).tolist()
+    (grown,) = box_ops.decode(torch.tensor([[0.0, 0, 99, 99]]), reference, UNIT).tolist()
     assert grown == pytest.approx([8 - 500, 8 - 500, 8 + 500, 8 + 500], rel=1e-5)
-    (shrunk,) = box_ops.decode(torch.tensor([[0.0, 0, -99, -99]]), reference, (1, 1, 1, 1)).tolist()
+    (shrunk,) = box_ops.decode(torch.tensor([[0.0, 0, -99, -99]]), reference, UNIT).tolist()
     assert shrunk == [8, 8, 8, 8]
     assert pytest.approx(4.135166556742356) == box_ops.MAX_LOG_RATIO
 
@@ -88,15 +93,15 @@ def test_decode_limits_growth_but_not_shrinkage() -> None:
 def test_decode_broadcasts_one_reference_over_classes() -> None:
     deltas = torch.randn(3, 5, 4, generator=torch.Generator().manual_seed(0))
     references = torch.tensor([[0.0, 0, 8, 8], [4, 4, 20, 12], [1, 2, 3, 4]])
-    together = box_ops.decode(deltas, references[:, None], (10, 10, 5, 5))
+    together = box_ops.decode(deltas, references[:, None], WEIGHTS)
     for column in range(5):
-        alone = box_ops.decode(deltas[:, column], references, (10, 10, 5, 5))
+        alone = box_ops.decode(deltas[:, column], references, WEIGHTS)
         assert torch.equal(together[:, column], alone)
 
 
 def test_decode_is_exact_for_half_precision_deltas() -> None:
     deltas = torch.tensor([[0.5, -0.25, 0, 0]], dtype=torch.bfloat16)
-    decoded = box_ops.decode(deltas, torch.tensor([[1000.0, 1000, 1008, 1016]]), (1, 1, 1, 1))
+    decoded = box_ops.decode(deltas, torch.tensor([[1000.0, 1000, 1008, 1016]]), UNIT)
     assert decoded.dtype == torch.float32
     assert decoded.tolist() == [[1004, 996, 1012, 1012]]
 
@@ -114,6 +119,7 @@ def test_clip_takes_a_size_for_each_picture() -> None:
     assert box_ops.clip(boxes, height, width).tolist() == [[[0, 0, 6, 5]], [[0, 0, 8, 7]]]
 
 
+@settings(deadline=None)
 @given(st.lists(box, min_size=1, max_size=5), st.integers(1, 400), st.integers(1, 400))
 def test_clipped_boxes_lie_inside_and_stay_when_clipped_again(boxes: list, height: int, width: int) -> None:
     clipped = box_ops.clip(torch.tensor(boxes), height, width)

@@ -62,6 +62,7 @@ def assert_equals_naive(boxes: np.ndarray, scores: np.ndarray, count: int, class
     assert ((rows >= 0) & (rows < len(boxes)) & (labels >= 0) & (labels < scores.shape[1])).all()
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(grid_box, grade), max_size=12))
 def test_keep_mask_equals_naive_with_ties_and_boxes_without_area(candidates: list) -> None:
     boxes = np.array([box for box, _ in candidates], dtype=np.float32).reshape(-1, 4)

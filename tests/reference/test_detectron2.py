@@ -49,6 +49,8 @@ def spec():
 def rules():
     """The numpy module that makes weights, pictures and targets by the stated rules."""
     plan = importlib.util.spec_from_file_location("golden_fill", GOLDEN / "golden_fill.py")
+    assert plan is not None
+    assert plan.loader is not None
     module = importlib.util.module_from_spec(plan)
     sys.modules["golden_fill"] = module
     plan.loader.exec_module(module)
@@ -331,8 +333,9 @@ def test_frozen_parameters(learned, spec):
 
 
 def test_cell_anchors(spec):
-    rpn = panoptic_fpn_r50_coco().model.region.rpn
-    ours = [cell_anchors(sizes, rpn.aspect_ratios) for sizes in rpn.anchor_sizes]
+    region = panoptic_fpn_r50_coco().model.region
+    assert region is not None
+    ours = [cell_anchors(sizes, region.rpn.aspect_ratios) for sizes in region.rpn.anchor_sizes]
     np.testing.assert_allclose(ours, spec["units"]["cell_anchors"], rtol=1e-6)
 
 
@@ -424,8 +427,9 @@ def as_in_production():
     with pytest.MonkeyPatch.context() as patch, torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True):
         patch.setattr(jaxtyping.config, "jaxtyping_disable", True)
         for record in (*vars(structures).values(), *vars(rpn).values()):
-            if dataclasses.is_dataclass(record) and hasattr(record.__init__, "__wrapped__"):
-                patch.setattr(record, "__init__", record.__init__.__wrapped__)
+            unchecked = getattr(getattr(record, "__init__", None), "__wrapped__", None)
+            if dataclasses.is_dataclass(record) and unchecked is not None:
+                patch.setattr(record, "__init__", unchecked)
         yield
     torch._dynamo.reset()
 

@@ -1,5 +1,4 @@
 import copy
-import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -31,14 +30,15 @@ MakeObjective = Callable[..., Objective]
 def make_objective(tiny_recipe: Recipe) -> MakeObjective:
     """Builds a small network and its objective, with changes to the recipe; the same weights each time."""
 
-    @functools.cache
-    def build(recipe: Recipe) -> PanopticSegmenter:
-        torch.manual_seed(0)
-        return build_network(recipe, LABELS)
+    built: dict[str, PanopticSegmenter] = {}
 
     def make(**changes: object) -> Objective:
         recipe = derive(tiny_recipe, **changes)
-        return Objective(copy.deepcopy(build(recipe)), recipe, NUM_STUFF).train()
+        key = recipe.model_dump_json()
+        if key not in built:
+            torch.manual_seed(0)
+            built[key] = build_network(recipe, LABELS)
+        return Objective(copy.deepcopy(built[key]), recipe, NUM_STUFF).train()
 
     return make
 

@@ -4,6 +4,9 @@ from pathlib import Path
 from typing import Literal, assert_never
 
 from thingstuff.checkpoint import Checkpoint, save_checkpoint
+from thingstuff.convert.detectron2 import convert_detectron2
+from thingstuff.convert.mmdet import convert_mmdet
+from thingstuff.convert.torchvision import convert_torchvision
 from thingstuff.errors import InputError
 
 Kind = Literal["detectron2", "torchvision", "mmdet"]
@@ -27,16 +30,10 @@ def convert(kind: Kind, source: Path | str, out: Path | str, labels: Path | str 
         raise InputError(f"{out}: a checkpoint ends in .safetensors; name it so")
     match kind:
         case "detectron2":
-            from thingstuff.convert.detectron2 import convert_detectron2
-
             checkpoint = convert_detectron2(source, labels)
         case "torchvision":
-            from thingstuff.convert.torchvision import convert_torchvision
-
             checkpoint = convert_torchvision(source, labels)
         case "mmdet":
-            from thingstuff.convert.mmdet import convert_mmdet
-
             checkpoint = convert_mmdet(source, labels)
         case _:
             assert_never(kind)

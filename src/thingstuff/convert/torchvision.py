@@ -65,8 +65,8 @@ def convert_torchvision(source: Path | str, labels: Path | str | None = None) ->
 
     A ResNet gives a checkpoint of its backbone alone, which a training can begin with (`--init`).
 
-    A Mask R-CNN with 91 outputs is COCO's; its ten outputs that are no category's id are left out. Of others with N outputs, output
-    1 is the first thing class of ``labels`` by category id, output N - 1 the last.
+    A Mask R-CNN with 91 outputs is COCO's; its ten outputs that are no category's id are left out. Of others with N
+    outputs, output 1 is the first thing class of ``labels`` by category id, output N - 1 the last.
 
     Frozen norms of torchvision's ``maskrcnn_resnet50_fpn(weights="DEFAULT")`` add nothing to the variance, and so do
     networks that were fine-tuned from it; files with frozen norms are read that way. Files with counters of batch norm
@@ -107,7 +107,7 @@ def mask_rcnn_recipe() -> Recipe:
         model__region__sampling_ratio=2,
         model__region__min_size=0.01,
         model__region__rpn__min_size=0.001,
-        model__region__rpn__rounded_anchors=True,
+        model__region__rpn__anchor_kind="rounded",
         model__region__rpn__fitted_strides=True,
         model__region__rpn__num_proposals=(2000, 1000),
         model__region__mask_head__mask_paste="whole_pixels",

@@ -7,19 +7,24 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
 
 from thingstuff.errors import InputError
-from thingstuff.evaluation import fast
+from thingstuff.evaluation import ap, fast
 from thingstuff.evaluation.documents import ListedPicture, Listing, read_predictions, read_truth
 from thingstuff.evaluation.emulation import emulate
+from thingstuff.evaluation.miou import MeanIou, mean_iou
 from thingstuff.evaluation.pictures import ComparedPicture, compare_picture
 from thingstuff.evaluation.pq import PictureMatch, Score, average_classes, count_classes
 from thingstuff.evaluation.problems import CountedWarning, Problems, count_warnings
-from thingstuff.evaluation.table import score_table
+from thingstuff.evaluation.table import TableStyle, cityscapes_table, score_table
+from thingstuff.evaluation.variants import Rules, confusion_of, instances_of, match_by_rules
+from thingstuff.labels import Category, LabelSet
 
 Progress = Callable[[Iterable[Any], int], Iterable[Any]]
 """Goes through items, of which there are so many, and shows how far it is."""
@@ -35,24 +40,46 @@ class FileScore:
 
     Attributes:
         panoptic: Panoptic quality.
+        semantic: Mean IoU of the classes of all pixels, if it was asked for; classes as in ``LabelSet``.
+        box: Average precision of the boxes of things, if it was asked for.
+        mask: Average precision of the masks of things, if it was asked for.
         pictures: Number of pictures counted.
         warnings: What was wrong with the files and did not stop the scoring.
         loading_seconds: Processor time for loading the extra ``[fast]``; some seconds the first time on a computer.
     """
 
     panoptic: Score
+    semantic: MeanIou | None
+    box: ap.AveragePrecision | None
+    mask: ap.AveragePrecision | None
     pictures: int
     warnings: tuple[CountedWarning, ...]
     loading_seconds: float
 
-    def table(self) -> str:
-        """The numbers in percent, class by class, for people."""
-        return score_table(self.panoptic)
+    def table(self, style: TableStyle = "plain") -> str:
+        """The numbers in percent, class by class, for people.
+
+        Args:
+            style: ``cityscapes`` for the layout of that data set's own script: classes first, without counts.
+        """
+        if style == "cityscapes":
+            return cityscapes_table(self.panoptic)
+        named = (("mIoU", self.semantic and self.semantic.miou), ("box AP", self.box and self.box.ap))
+        others = (*named, ("mask AP", self.mask and self.mask.ap))
+        wanted = (self.semantic, self.box, self.mask)
+        lines = [
+            f"{name} {'-' if value is None else f'{100 * value:.1f}'}"
+            for (name, value), record in zip(others, wanted, strict=True)
+            if record is not None
+        ]
+        return "\n".join((score_table(self.panoptic), *([""] if lines else []), *lines))
 
     def to_json(self) -> dict[str, Any]:
         """The numbers as fractions, for machines."""
         warnings = [{"kind": w.kind, "count": w.count, "example": w.example} for w in self.warnings]
-        return self.panoptic.to_json() | {"pictures": self.pictures, "warnings": warnings}
+        records = (("semantic", self.semantic), ("box_ap", self.box), ("mask_ap", self.mask))
+        others = {name: asdict(record) for name, record in records if record is not None}
+        return self.panoptic.to_json() | others | {"pictures": self.pictures, "warnings": warnings}
 
 
 def score(
@@ -107,10 +134,13 @@ def score_files(
     reference_cores: int = 1,
     lenient: bool = False,
     emulate_panopticapi: bool = False,
+    rules: Rules = "panopticapi",
+    with_miou: bool = False,
+    with_ap: bool = False,
     progress: Progress | None = None,
     use_fast: bool | None = None,
 ) -> FileScore:
-    """``score`` with everything else that was found.
+    """``score`` with everything else that is wanted of the same files, in one pass.
 
     Args:
         gt: See ``score``, as for all that is not described here.
@@ -121,6 +151,9 @@ def score_files(
         reference_cores: See there.
         lenient: See there.
         emulate_panopticapi: See there.
+        rules: How segments are matched: ``panopticapi``, or one of the ``variants``.
+        with_miou: Mean IoU too, of the classes that the segments give to the pixels.
+        with_ap: Average precision too, of the things, ranked by the ``score`` in their ``segments_info``.
         progress: Is given the pictures to go through and their number, and shows how far it is.
         use_fast: Use the extra ``[fast]``; by default where it is installed and there are enough pictures to gain.
 
@@ -128,24 +161,79 @@ def score_files(
         InputError: A file is missing or wrong, or an option does not fit.
     """
     if emulate_panopticapi:
-        if lenient:
-            raise InputError("emulate_panopticapi and lenient exclude each other; panopticapi mends nothing")
-        return FileScore(*emulate(Path(gt), Path(pred), gt_folder, pred_folder, reference_cores, progress), (), 0.0)
+        if lenient or rules != "panopticapi" or with_miou or with_ap:
+            raise InputError("emulate_panopticapi excludes lenient, rules, with_miou and with_ap; leave them out")
+        emulated, pictures = emulate(Path(gt), Path(pred), gt_folder, pred_folder, reference_cores, progress)
+        return FileScore(emulated, None, None, None, pictures, (), 0.0)
     problems = Problems(lenient)
     truth = read_truth(Path(gt), _path(gt_folder), problems)
     predicted = read_predictions(Path(pred), _path(pred_folder), truth, problems)
     extra = load_extra(len(truth.pictures), use_fast)
-
-    judged = compare_pictures(truth, predicted, _match, extra, workers, problems)
+    judge = _Judge(_label_set(truth.categories), rules, with_miou, with_ap)
+    judged = compare_pictures(truth, predicted, judge, extra, workers, problems)
     watched = judged if progress is None else progress(judged, len(truth.pictures))
-    matches: list[PictureMatch] = [match for match in watched if match is not None]
-    counts = count_classes(matches, reference_cores=reference_cores)
+    tally = _Tally(judge.labels)
+    for judgement in watched:
+        if judgement is not None:
+            tally.add(judgement)
     return FileScore(
-        average_classes(counts, truth.categories),
-        len(matches),
+        average_classes(count_classes(tally.matches, reference_cores=reference_cores), truth.categories),
+        mean_iou(tally.confusion) if with_miou else None,
+        tally.average_precision("box") if with_ap else None,
+        tally.average_precision("mask") if with_ap else None,
+        len(tally.matches),
         count_warnings(problems.found),
         0.0 if extra is None else extra.seconds,
     )
+
+
+class _Judgement(NamedTuple):
+    match: PictureMatch
+    confusion: np.ndarray | None
+    instances: tuple[ap.TruthInstances, ap.Detections] | None
+
+
+class _Judge(NamedTuple):
+    """What is wanted of each picture."""
+
+    labels: LabelSet
+    rules: Rules
+    with_miou: bool
+    with_ap: bool
+
+    def __call__(self, compared: ComparedPicture) -> _Judgement:
+        return _Judgement(
+            match_by_rules(compared, self.labels, self.rules),
+            confusion_of(compared, self.labels) if self.with_miou else None,
+            instances_of(compared, self.labels) if self.with_ap else None,
+        )
+
+
+class _Tally:
+    """What was counted in the pictures so far."""
+
+    def __init__(self, labels: LabelSet) -> None:
+        self.labels = labels
+        self.matches: list[PictureMatch] = []
+        self.truths: list[ap.TruthInstances] = []
+        self.detections: list[ap.Detections] = []
+        self.confusion = np.zeros((len(labels), len(labels) + 1), dtype=np.int64)
+
+    def add(self, judgement: _Judgement) -> None:
+        self.matches.append(judgement.match)
+        if judgement.confusion is not None:
+            self.confusion += judgement.confusion
+        if judgement.instances is not None:
+            self.truths.append(judgement.instances[0])
+            self.detections.append(judgement.instances[1])
+
+    def average_precision(self, kind: Literal["box", "mask"]) -> ap.AveragePrecision:
+        return ap.average_precision(self.truths, self.detections, self.labels, kind=kind)
+
+
+def _label_set(categories: Iterable[Category]) -> LabelSet:
+    """The categories in class order."""
+    return LabelSet(tuple(sorted(categories, key=lambda category: (category.isthing, category.id))))
 
 
 def load_extra(num_pictures: int, use_fast: bool | None) -> fast.Fast | None:
@@ -200,10 +288,6 @@ def compare_pictures(
         for answer, found in answers:
             problems.found.extend(found)
             yield answer
-
-
-def _match(compared: ComparedPicture) -> PictureMatch:
-    return compared.match()
 
 
 def _in_order(work: Callable[[Any], Any], items: Iterator[Any], workers: int) -> Iterator[Any]:

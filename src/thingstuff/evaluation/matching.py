@@ -191,7 +191,42 @@ def truth_table(segments: Iterable[Segment]) -> TruthTable:
     )
 
 
-def match_tables(truth: TruthTable, predicted: Mapping[int, int], overlaps: Overlaps) -> PictureMatch:
+@dataclass(frozen=True, slots=True)
+class FoundSegments:
+    """``PictureMatch`` by segment instead of by category.
+
+    Attributes:
+        pairs: True positives.
+        invented: Ids of predicted segments that match nothing and are not excused.
+        missed: Ids of true segments that were missed.
+    """
+
+    pairs: tuple[MatchedPair, ...]
+    invented: tuple[int, ...]
+    missed: tuple[int, ...]
+
+
+def match_tables(
+    truth: TruthTable,
+    predicted: Mapping[int, int],
+    overlaps: Overlaps,
+    limits: Mapping[tuple[int, int], float] | None = None,
+) -> PictureMatch:
+    """Apply the matching rules to one picture; arguments as for ``find_segments``."""
+    found = find_segments(truth, predicted, overlaps, limits)
+    return PictureMatch(
+        found.pairs,
+        tuple(predicted[identity] for identity in found.invented),
+        tuple(truth.categories[identity] for identity in found.missed),
+    )
+
+
+def find_segments(
+    truth: TruthTable,
+    predicted: Mapping[int, int],
+    overlaps: Overlaps,
+    limits: Mapping[tuple[int, int], float] | None = None,
+) -> FoundSegments:
     """Apply the matching rules to one picture.
 
     Like panopticapi, it treats a listed id 0 as any segment.
@@ -200,6 +235,7 @@ def match_tables(truth: TruthTable, predicted: Mapping[int, int], overlaps: Over
         truth: The true segments.
         predicted: Category of each predicted segment by id. Each occurs in ``overlaps``.
         overlaps: Of the two maps.
+        limits: The most that the IoU of each true and predicted id may be, 0 where not given; None for no limits.
     """
     areas: dict[int, int] = {}
     on_void: dict[int, int] = {}
@@ -219,19 +255,19 @@ def match_tables(truth: TruthTable, predicted: Mapping[int, int], overlaps: Over
             candidates.append((true_id, predicted_id, area))
         elif crowds[category] == true_id:
             on_crowd[predicted_id] = area
-    pairs = tuple(_matched_pairs(truth, candidates, areas, on_void))
+    pairs = tuple(_matched_pairs(truth, candidates, areas, on_void, limits))
     found = {pair.truth_id for pair in pairs} | crowd_ids
     used = {pair.predicted_id for pair in pairs}
-    return PictureMatch(
+    return FoundSegments(
         pairs,
         tuple(
-            category
-            for identity, category in predicted.items()
+            identity
+            for identity in predicted
             # Excused: it lies mostly where nothing can be said about it.
             if identity not in used
             and not (on_void.get(identity, 0) + on_crowd.get(identity, 0)) / areas[identity] > 0.5
         ),
-        tuple(category for identity, category in truth.categories.items() if identity not in found),
+        tuple(identity for identity in truth.categories if identity not in found),
     )
 
 
@@ -249,11 +285,17 @@ def _check_listed(listed: Set[int], drawn: Set[int], picture: str) -> None:
 
 
 def _matched_pairs(
-    truth: TruthTable, candidates: Iterable[tuple[int, int, int]], areas: Mapping[int, int], on_void: Mapping[int, int]
+    truth: TruthTable,
+    candidates: Iterable[tuple[int, int, int]],
+    areas: Mapping[int, int],
+    on_void: Mapping[int, int],
+    limits: Mapping[tuple[int, int], float] | None,
 ) -> Iterator[MatchedPair]:
     for true_id, predicted_id, area in candidates:
         union = areas[predicted_id] + truth.areas[true_id] - area - on_void.get(predicted_id, 0)
         # Only a wrong true area leaves no union; the reference divides by zero in floating point there.
         iou = area / union if union else math.inf
+        if limits is not None:
+            iou = min(iou, limits.get((true_id, predicted_id), 0.0))
         if iou > 0.5:
             yield MatchedPair(true_id, predicted_id, truth.categories[true_id], iou)

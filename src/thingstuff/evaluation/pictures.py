@@ -36,15 +36,32 @@ class ComparedPicture:
         truth: The true segments, recounted.
         predicted: Category of each predicted segment by id.
         overlaps: Pixels that they share.
+        truth_picture: What the truth's JSON says; None if the picture is not from files.
+        predicted_picture: What the prediction's JSON says; None if there is no prediction, too.
     """
 
     truth: TruthTable
     predicted: Mapping[int, int]
     overlaps: Overlaps
+    truth_picture: ListedPicture | None = None
+    predicted_picture: ListedPicture | None = None
 
     def match(self) -> PictureMatch:
         """Which segments are the same object."""
         return match_tables(self.truth, self.predicted, self.overlaps)
+
+    def maps(self) -> tuple[Int32[np.ndarray, "H W"], Int32[np.ndarray, "H W"]]:
+        """The true and the predicted id map, read once more; void where an id is not in the tables.
+
+        Raises:
+            InputError: The picture is not from files.
+        """
+        if self.truth_picture is None:
+            raise InputError("the picture was compared in memory and has no files; compare the files")
+        true_ids = _listed_only(read_ids(self.truth_picture.path), self.truth.categories)
+        if self.predicted_picture is None or not self.predicted:
+            return true_ids, np.zeros_like(true_ids)
+        return true_ids, _listed_only(read_ids(self.predicted_picture.path), self.predicted)
 
 
 def compare_picture(
@@ -68,7 +85,12 @@ def compare_picture(
     if overlaps is None:
         return None
     overlaps, table = _check_truth(truth, overlaps, problems)
-    return ComparedPicture(table, _check_predicted(truth, predicted, overlaps, problems), overlaps)
+    categories = _check_predicted(truth, predicted, overlaps, problems)
+    return ComparedPicture(table, categories, overlaps, truth, predicted)
+
+
+def _listed_only(ids: Int32[np.ndarray, "H W"], listed: Mapping[int, int]) -> Int32[np.ndarray, "H W"]:
+    return np.where(np.isin(ids, list(listed)), ids, VOID_ID).astype(np.int32)
 
 
 def _read_overlaps(

@@ -29,6 +29,8 @@ class AssignedLevelPool(nn.Module):
         strides: Levels to pool from, finest first, each twice the one before.
         sampling_ratio: Samples in each direction of a bin; 0 takes as many as the region has pixels (Detectron2).
         aligned: Shift by half a pixel, so that pixel centres are where they are (RoIAlign v2).
+        inclusive_boxes: Pool regions up to the first side of their last pixel, as networks do whose boxes include
+            their last pixel (Detectron and what came of it).
     """
 
     def __init__(
@@ -38,6 +40,7 @@ class AssignedLevelPool(nn.Module):
         strides: Sequence[int] = (4, 8, 16, 32),
         sampling_ratio: int = 0,
         aligned: bool = True,
+        inclusive_boxes: bool = False,
     ) -> None:
         super().__init__()
         self.size = size
@@ -45,6 +48,7 @@ class AssignedLevelPool(nn.Module):
         self.strides = tuple(strides)
         self.sampling_ratio = sampling_ratio
         self.aligned = aligned
+        self.inclusive_boxes = inclusive_boxes
 
     def forward(self, pyramid: Pyramid, boxes: Sequence[Float32[Tensor, "_ 4"]]) -> Float[Tensor, "R ..."]:
         """Pool and enter.
@@ -59,6 +63,8 @@ class AssignedLevelPool(nn.Module):
         """Pool each region from its level."""
         regions = with_batch_index(boxes)
         level = assign_level(regions[:, 1:], self.strides)
+        if self.inclusive_boxes:
+            regions = regions - regions.new_tensor((0, 0, 0, 1, 1))
         features = [pyramid.features[stride].float() for stride in self.strides]  # bfloat16 cannot say where a box is
         if features[0].requires_grad and features[0].device.type == "cpu":
             return roi_align_pyramid(

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal, assert_never
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +14,11 @@ from thingstuff.model import boxes as box_ops
 from thingstuff.model.layers import init_normal
 from thingstuff.model.nms import keep_mask
 from thingstuff.structures import Proposals, Pyramid
+
+FINEST_STRIDE = 4
+"""Of the first level; each further one has twice the stride of the one before."""
+AnchorKind = Literal["exact", "rounded", "legacy"]
+"""Anchors as they come, rounded to whole pixels (torchvision), or as Detectron makes them (see ``cell_anchors``)."""
 
 BOX_WEIGHTS: box_ops.BoxWeights = (1.0, 1.0, 1.0, 1.0)
 
@@ -45,7 +51,7 @@ class RegionProposalNetwork(nn.Module):
         num_proposals: How many proposals leave, (training, inference).
         iou_threshold: Largest overlap of two proposals of one level.
         min_size: Shortest side of a proposal in pixels; those without area never count.
-        rounded_anchors: Round the anchors of a cell to whole pixels (torchvision).
+        anchor_kind: How the anchors of a cell are rounded and where they lie.
         fitted_strides: Set anchors as far apart as the padded picture is larger than the level, rounded down, instead
             of by the level's stride (torchvision); they differ where a level's size is rounded up.
 
@@ -62,11 +68,14 @@ class RegionProposalNetwork(nn.Module):
         iou_threshold: float = 0.7,
         *,
         min_size: float = 0.0,
-        rounded_anchors: bool = False,
+        anchor_kind: AnchorKind = "exact",
         fitted_strides: bool = False,
     ) -> None:
         super().__init__()
-        self.cell_anchors = tuple(cell_anchors(sizes, aspect_ratios, rounded_anchors) for sizes in anchor_sizes)
+        self.cell_anchors = tuple(
+            cell_anchors(sizes, aspect_ratios, anchor_kind, FINEST_STRIDE << level)
+            for level, sizes in enumerate(anchor_sizes)
+        )
         self.candidates_per_level = candidates_per_level
         self.num_proposals = num_proposals
         self.iou_threshold = iou_threshold
@@ -149,16 +158,36 @@ class RegionProposalNetwork(nn.Module):
 
 
 def cell_anchors(
-    sizes: Sequence[float], aspect_ratios: Sequence[float], rounded: bool = False
+    sizes: Sequence[float], aspect_ratios: Sequence[float], kind: AnchorKind = "exact", stride: int = FINEST_STRIDE
 ) -> tuple[tuple[float, ...], ...]:
-    """Anchors of one cell, ``xyxy`` around its origin: every size with every ratio (height over width)."""
-    anchors = []
-    for size in sizes:
-        for ratio in aspect_ratios:
+    """Anchors of one cell, ``xyxy`` around its origin: every size with every ratio (height over width).
+
+    Args:
+        sizes: Square roots of their areas in pixels.
+        aspect_ratios: Height over width.
+        kind: ``rounded`` rounds the corners. ``legacy`` rounds the sides of an anchor as large as a cell, enlarges
+            that, and lays it around the middle of the cell, not its corner.
+        stride: Side of a cell in pixels.
+
+    Source: Detectron2, torchvision and Detectron, in this order; Detectron's boxes include their last pixel, these
+    end behind it.
+    """
+    return tuple(_cell_anchor(size, ratio, kind, stride) for size in sizes for ratio in aspect_ratios)
+
+
+def _cell_anchor(size: float, ratio: float, kind: AnchorKind, stride: int) -> tuple[float, ...]:
+    match kind:
+        case "exact" | "rounded":
             width = math.sqrt(size * size / ratio)
-            height = ratio * width
-            anchors.append((-width / 2, -height / 2, width / 2, height / 2))
-    return tuple(tuple(float(round(side)) for side in anchor) if rounded else anchor for anchor in anchors)
+            height, middle = ratio * width, 0.0
+        case "legacy":
+            width = round(math.sqrt(stride * stride / ratio))
+            height = round(width * ratio) * size / stride
+            width, middle = width * size / stride, stride / 2
+        case _:
+            assert_never(kind)
+    corners = (middle - width / 2, middle - height / 2, middle + width / 2, middle + height / 2)
+    return tuple(float(round(corner)) for corner in corners) if kind == "rounded" else corners
 
 
 def _grid_anchors(cells: Sequence[Sequence[float]], feature: Tensor, steps: tuple[int, int]) -> Float32[Tensor, "n 4"]:

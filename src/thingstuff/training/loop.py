@@ -366,7 +366,7 @@ class _Diary:
         if best:
             save_checkpoint(self.run.out / "best.safetensors", checkpoint)
         numbers = "  ".join(f"{name} {value:.3f}" for name, value in _headlines(evaluation).items())
-        console.print(f"step {step}: {numbers}{'  (best)' if best else ''}", highlight=False)
+        console.print(f"step {step}: {numbers}{'  (best)' if best else ''}", highlight=False, soft_wrap=True)
 
     def save_if_due(self) -> None:
         """Save the state if the last time is long enough ago."""

@@ -83,7 +83,7 @@ def load_state(folder: Path, trainee: Trainee, settings: dict[str, Any]) -> None
     """
     path = folder / STATE_FILE
     if not path.exists():
-        console.print(f"{folder} has no saved state yet; the run begins anew")
+        console.print(f"{folder} has no saved state yet; the run begins anew", soft_wrap=True)
         return
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
@@ -116,9 +116,9 @@ def initialize(network: nn.Module, path: Path) -> None:
         )
     network.load_state_dict(own | fitting)
     new = sorted({name.rsplit(".", 1)[0] for name in own.keys() - fitting.keys()})
-    console.print(f"{path}: {len(fitting)} of {len(own)} tensors taken")
+    console.print(f"{path}: {len(fitting)} of {len(own)} tensors taken", soft_wrap=True)
     if new:
-        console.print(f"learned from nothing: {', '.join(new)}")
+        console.print(f"learned from nothing: {', '.join(new)}", soft_wrap=True)
 
 
 def check_folder(folder: Path, resume: bool) -> None:

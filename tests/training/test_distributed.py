@@ -1,0 +1,93 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed
+from safetensors.torch import load_file
+
+from thingstuff.recipe import Recipe, derive
+from thingstuff.training.logs import read_rows
+from thingstuff.training.loop import Run, train
+
+pytestmark = pytest.mark.skipif(
+    not torch.distributed.is_available() or not torch.distributed.is_gloo_available(), reason="torch without gloo"
+)
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from thingstuff.recipe import read_recipe
+from thingstuff.training.loop import Run, train
+
+recipe, out, resume, stop_after = sys.argv[1:]
+train(
+    read_recipe(Path(recipe).read_bytes(), recipe),
+    Run(Path(out), resume=resume == "resume", stop_after=int(stop_after) or None),
+)
+"""
+
+
+def train_in_two_processes(recipe: Recipe, folder: Path, resume: bool = False, stop_after: int = 0) -> None:
+    script, text = folder.with_suffix(".py"), folder.with_suffix(".json")
+    script.write_text(SCRIPT)
+    text.write_text(recipe.model_dump_json())
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
+    words = [str(text), str(folder), "resume" if resume else "anew", str(stop_after)]
+    done = subprocess.run([*launch, *words], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+
+
+def check_equal_runs(one: Path, other: Path) -> None:
+    for name in ("steps", "evaluations"):
+        rows, others = (read_rows(folder / f"{name}.csv") for folder in (one, other))
+        assert [row["step"] for row in rows] == [row["step"] for row in others]
+        for row, expected in zip(rows, others, strict=True):
+            for column in row.keys() - {"images_per_second"}:
+                assert float(row[column]) == pytest.approx(float(expected[column]), rel=1e-5, abs=1e-8), (row, column)
+    weights, others = (load_file(folder / "last.safetensors") for folder in (one, other))
+    for key, tensor in weights.items():
+        torch.testing.assert_close(tensor, others[key], rtol=0, atol=1e-4, msg=lambda text, key=key: f"{key}: {text}")
+
+
+@pytest.fixture
+def recipe(tiny_recipe: Recipe) -> Recipe:
+    """With plain gradients: AdamW turns even the last digits of tiny ones into steps of full length."""
+    return derive(
+        tiny_recipe,
+        optim__kind="sgd",
+        optim__learning_rate=0.02,
+        optim__batch_size=4,
+        source__val_count=3,
+        schedule__steps=4,
+        schedule__evaluate_every=2,
+    )
+
+
+def test_two_processes_give_the_losses_of_one_with_the_whole_batch(recipe: Recipe, tmp_path: Path) -> None:
+    """Three steps and an evaluation in two processes, the rest in one: who computes does not matter."""
+    train(recipe, Run(tmp_path / "one"))
+    train_in_two_processes(recipe, tmp_path / "two", stop_after=3)
+    assert [row["step"] for row in read_rows(tmp_path / "two" / "steps.csv")] == ["1", "2", "3"]
+    train(recipe, Run(tmp_path / "two", resume=True))
+    check_equal_runs(tmp_path / "two", tmp_path / "one")
+
+
+@pytest.mark.slow
+def test_two_processes_with_frozen_norms_to_the_end(recipe: Recipe, tmp_path: Path) -> None:
+    frozen = derive(recipe, model__backbone__norm="frozen_batch")
+    train(frozen, Run(tmp_path / "one"))
+    train_in_two_processes(frozen, tmp_path / "two")
+    check_equal_runs(tmp_path / "two", tmp_path / "one")
+
+
+@pytest.mark.slow
+def test_two_processes_with_batch_norm_go_on_exactly(recipe: Recipe, tmp_path: Path) -> None:
+    """Norms see other pictures in each process; what is judged, saved and gone on with is the first one's."""
+    norms = {f"model__{part}__norm": "batch" for part in ("backbone", "neck", "semantic", "region__mask_head")}
+    batch_norm = derive(recipe, **norms)
+    train_in_two_processes(batch_norm, tmp_path / "whole")
+    train_in_two_processes(batch_norm, tmp_path / "parts", stop_after=1)
+    train_in_two_processes(batch_norm, tmp_path / "parts", resume=True)
+    check_equal_runs(tmp_path / "parts", tmp_path / "whole")
