@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from thingstuff.errors import InputError
+    from thingstuff.evaluation.files import score
     from thingstuff.predict import Model, Result, load
     from thingstuff.recipe import Recipe, derive
     from thingstuff.structures import Panoptic, Segment
@@ -27,9 +28,10 @@ _HOMES = {
     "Segment": "structures",
     "derive": "recipe",
     "load": "predict",
+    "score": "evaluation.files",
 }
 
-__all__ = ["InputError", "Model", "Panoptic", "Recipe", "Result", "Segment", "__version__", "derive", "load"]
+__all__ = ["InputError", "Model", "Panoptic", "Recipe", "Result", "Segment", "__version__", "derive", "load", "score"]
 
 
 def __getattr__(name: str) -> Any:

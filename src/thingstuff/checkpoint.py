@@ -150,7 +150,8 @@ def find_checkpoint(path: Path | str) -> Path:
     if not file.exists():
         names = ", ".join(BUNDLED)
         raise InputError(
-            f"{file}: there is no such checkpoint; give the path of a .safetensors file, or one of: {names}"
+            f"{file}: there is no such checkpoint; give the path of a .safetensors file, or the name of a network that "
+            f"comes with the package ({names})"
         )
     return file
 

@@ -12,7 +12,10 @@ VERBS = {
     "demo": "the first minute: scenes, a trained network, its score, pictures and a report",
     "train": "train a recipe",
     "evaluate": "score a checkpoint on a data set",
+    "score": "score predictions of any tool in COCO panoptic format",
+    "compare": "which of two models is better, by how much, how sure, and where it loses",
     "predict": "label pictures",
+    "convert": "convert the weights of Detectron2, torchvision or mmdetection",
     "recipes": "list the recipes, or show one",
 }
 

@@ -6,10 +6,10 @@ import inspect
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 # Before pydantic is imported: its web addresses do not help at a terminal.
 os.environ.setdefault("PYDANTIC_ERRORS_INCLUDE_URL", "0")
@@ -19,6 +19,9 @@ from tyro.conf import AvoidSubcommands, FlagCreatePairsOff, Positional, arg
 
 from thingstuff.cli import FAILED, SUCCESS
 from thingstuff.errors import InputError
+from thingstuff.evaluation.problems import CountedWarning
+from thingstuff.evaluation.table import TableStyle
+from thingstuff.evaluation.variants import Rules
 from thingstuff.recipe import Recipe, field_names, read_recipe
 from thingstuff.recipes import RECIPES, find_recipe
 
@@ -60,13 +63,13 @@ def demo(words: list[str]) -> int:
     description = "Label 64 scenes that the bundled network has never seen, and score the result."
     options = _parse(DemoOptions, "demo", description, words)
     from thingstuff.demo import run_demo
-    from thingstuff.tables import score_table
+    from thingstuff.tables import evaluation_table
 
     evaluation = run_demo(options.out)
     if options.json:
         _say_json(evaluation.to_json())
     else:
-        _say(score_table(evaluation))
+        _say(evaluation_table(evaluation))
         _say(f"\nOpen {options.out / 'report.html'} in a browser to see the pictures.")
     return SUCCESS
 
@@ -199,7 +202,7 @@ def evaluate(words: list[str]) -> int:
     from thingstuff.predict import load
     from thingstuff.predictions import PredictionWriter
     from thingstuff.progress import track
-    from thingstuff.tables import score_table
+    from thingstuff.tables import evaluation_table
     from thingstuff.training.sources import open_evaluation_source
 
     model = load(options.checkpoint, device=options.device)
@@ -222,7 +225,170 @@ def evaluate(words: list[str]) -> int:
     if options.json:
         _say_json(evaluation.to_json())
     else:
-        _say(score_table(evaluation))
+        _say(evaluation_table(evaluation))
+    return SUCCESS
+
+
+# --- score ---
+
+
+@dataclass(frozen=True)
+class ScoreOptions:
+    """Options of `score`."""
+
+    gt: Positional[Path]
+    """JSON file of the truth, in COCO panoptic format."""
+    pred: Positional[Path]
+    """JSON file of the predictions, in the same format."""
+    gt_folder: Path | None = None
+    """PNG files of the truth. None: the JSON file's path without its suffix."""
+    pred_folder: Path | None = None
+    """PNG files of the predictions. None: the JSON file's path without its suffix."""
+    workers: int | None = None
+    """Threads. None: one for each core."""
+    reference_cores: int = 1
+    """Add in the order in which panopticapi adds on a machine with so many cores, to equal it to the last bit."""
+    lenient: bool = False
+    """Recount or leave out what is wrong in the files, and warn, instead of stopping."""
+    emulate_panopticapi: bool = False
+    """Give panopticapi's answer, whatever it is."""
+    rules: Rules = "panopticapi"
+    """Whose rules decide what is found."""
+    table: TableStyle = "plain"
+    """Layout of the table."""
+    miou: bool = False
+    """Also mean IoU of the same files."""
+    ap: bool = False
+    """Also box and mask AP of the same files."""
+    json: Path | None = None
+    """Also write the numbers to this file, as fractions."""
+
+
+def score(words: list[str]) -> int:
+    """Score predictions of any tool."""
+    options = _parse(ScoreOptions, "score", "Score predictions of any tool in COCO panoptic format.", words)
+    from thingstuff.data.coco import write_json
+    from thingstuff.evaluation.files import score_files
+    from thingstuff.progress import track
+
+    result = score_files(
+        options.gt,
+        options.pred,
+        gt_folder=options.gt_folder,
+        pred_folder=options.pred_folder,
+        workers=options.workers,
+        reference_cores=options.reference_cores,
+        lenient=options.lenient,
+        emulate_panopticapi=options.emulate_panopticapi,
+        rules=options.rules,
+        with_miou=options.miou,
+        with_ap=options.ap,
+        progress=lambda items, total: track(items, "scoring", total),
+    )
+    _warn_counted(result.warnings)
+    if options.json is not None:
+        write_json(options.json, result.to_json())
+    _say(result.table(options.table))
+    return SUCCESS
+
+
+def _warn_counted(warnings: Iterable[CountedWarning]) -> None:
+    for warning in warnings:
+        _warn(f"{warning.count} times {warning.kind}, first: {warning.example}")
+
+
+# --- compare ---
+
+
+@dataclass(frozen=True)
+class CompareOptions:
+    """Options of `compare`."""
+
+    a: Positional[Path]
+    """JSON file of the first model's predictions."""
+    b: Positional[Path]
+    """JSON file of the second model's predictions."""
+    gt: Path
+    """JSON file of the truth."""
+    a_folder: Path | None = None
+    """PNG files of the first. None: the JSON file's path without its suffix."""
+    b_folder: Path | None = None
+    """PNG files of the second. None: the JSON file's path without its suffix."""
+    gt_folder: Path | None = None
+    """PNG files of the truth. None: the JSON file's path without its suffix."""
+    images: Path | None = None
+    """Folder of the photographs, for the report."""
+    report: Path | None = None
+    """Also write a page with the pictures on which the models differ most."""
+    resamples: int = 10_000
+    """Data sets drawn for the confidence intervals."""
+    workers: int | None = None
+    """Threads. None: one for each core."""
+    lenient: bool = False
+    """Recount or leave out what is wrong in the files, and warn, instead of stopping."""
+    json: Path | None = None
+    """Also write the numbers to this file, as fractions."""
+
+
+def compare(words: list[str]) -> int:
+    """Compare the predictions of two models."""
+    description = "Which of two models is better, by how much, how sure that is, and where each loses."
+    options = _parse(CompareOptions, "compare", description, words)
+    from thingstuff.compare_report import ComparedFiles, write_comparison
+    from thingstuff.data.coco import write_json
+    from thingstuff.evaluation.compare import compare as compare_files
+    from thingstuff.progress import track
+
+    folders = {"a_folder": options.a_folder, "b_folder": options.b_folder, "gt_folder": options.gt_folder}
+    comparison = compare_files(
+        options.a,
+        options.b,
+        options.gt,
+        **folders,
+        workers=options.workers,
+        lenient=options.lenient,
+        resamples=options.resamples,
+        progress=lambda items, total: track(items, "comparing", total),
+    )
+    _warn_counted(comparison.warnings)
+    if options.json is not None:
+        write_json(options.json, comparison.to_json())
+    _say(comparison.table())
+    if options.report is not None:
+        files = ComparedFiles(options.a, options.b, options.gt, **folders, images=options.images)
+        write_comparison(options.report, comparison, files)
+        _say(f"\nOpen {options.report} in a browser to see the pictures.")
+    return SUCCESS
+
+
+# --- convert ---
+
+
+@dataclass(frozen=True)
+class ConvertOptions:
+    """Options of `convert`."""
+
+    kind: Positional[Literal["detectron2", "torchvision", "mmdet"]]
+    """Whose weights they are."""
+    source: Positional[Path]
+    """The weight file; it is read without running any code that may stand in it."""
+    out: Positional[Path]
+    """The checkpoint to write, ending in .safetensors."""
+    labels: Path | None = None
+    """A COCO panoptic .json, or a .toml with [[category]] tables, that lists the classes. None: COCO's."""
+
+
+def convert(words: list[str]) -> int:
+    """Convert the weights of another project."""
+    options = _parse(ConvertOptions, "convert", "Convert the weights of another project to a checkpoint.", words)
+    from thingstuff.convert import convert as convert_weights
+
+    checkpoint = convert_weights(options.kind, options.source, options.out, options.labels)
+    _say(
+        f"{options.out}: {len(checkpoint.weights)} tensors, {len(checkpoint.labels)} classes, {checkpoint.recipe.name}"
+    )
+    if checkpoint.credit:
+        _say(checkpoint.credit)
     return SUCCESS
 
 

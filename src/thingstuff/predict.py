@@ -21,6 +21,7 @@ from thingstuff.labels import LabelSet
 from thingstuff.model import boxes as box_ops
 from thingstuff.model.fusion import paste_in_box, semantic_labels
 from thingstuff.model.panoptic import SIZE_DIVISOR, PanopticSegmenter
+from thingstuff.published import PUBLISHED, published_checkpoint
 from thingstuff.structures import Outputs, Panoptic, PanopticMaps, Segment, Size, encode_ids
 
 Picture = str | Path | Image.Image | np.ndarray
@@ -288,13 +289,14 @@ def load(
     """Load a trained network.
 
     Args:
-        name: The path of a checkpoint, or the name of a network that comes with the package (``"tiny-scenes"``).
+        name: The path of a checkpoint, the name of a network that comes with the package (``"tiny-scenes"``), or a
+            published one (``"coco/panoptic-fpn-r50-3x"``), which is fetched, converted and kept at its first use.
         device: Where it runs.
         short_side: Bring the shorter side of pictures to this many pixels; None: as the checkpoint says; 0: leave them.
         max_side: The longer side is at most this long; None: as the checkpoint says.
 
     Raises:
-        InputError: There is no such checkpoint, or it is damaged.
+        InputError: There is no such checkpoint, it is damaged, or it cannot be fetched.
 
     Example:
         >>> import thingstuff as ts
@@ -302,7 +304,8 @@ def load(
         >>> result = model("street.jpg")  # doctest: +SKIP
         >>> result.overlay().save("street_panoptic.png")  # doctest: +SKIP
     """
-    return Model(load_checkpoint(name), device=device, short_side=short_side, max_side=max_side)
+    file = published_checkpoint(str(name)) if str(name) in PUBLISHED else name
+    return Model(load_checkpoint(file), device=device, short_side=short_side, max_side=max_side)
 
 
 def as_array(picture: Picture, channels: int) -> Shaped[np.ndarray, "H W C"]:

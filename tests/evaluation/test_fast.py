@@ -1,3 +1,4 @@
+# pyright: reportOptionalMemberAccess=false, reportArgumentType=false, reportCallIssue=false, reportOptionalIterable=false, reportTypedDictNotRequiredAccess=false
 """The compiled code gives what Pillow and numpy give, on every PNG file there can be."""
 
 import os

@@ -1,3 +1,4 @@
+# pyright: reportOptionalMemberAccess=false, reportArgumentType=false
 """Every fault in the files that panopticapi meets with an exception or a wrong number: what it does and what we do."""
 
 import json

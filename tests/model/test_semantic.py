@@ -60,9 +60,7 @@ def test_layers_and_initialisation_are_those_of_the_paper() -> None:
     torch.manual_seed(0)
     head = UpsampleSumHead(256, 128, 54)
     assert sum(parameter.numel() for parameter in head.parameters()) == 1_630_774
-    convs = [
-        [m for m in level.modules() if isinstance(m, nn.Conv2d)] for level in head.levels
-    ]
+    convs = [[m for m in level.modules() if isinstance(m, nn.Conv2d)] for level in head.levels]
     assert [[conv.in_channels for conv in level] for level in convs] == [[256], [256], [256, 128], [256, 128, 128]]
     norms = [module for module in head.modules() if isinstance(module, nn.GroupNorm)]
     assert [norm.num_groups for norm in norms] == [32] * 7

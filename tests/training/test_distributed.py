@@ -45,7 +45,10 @@ def check_equal_runs(one: Path, other: Path) -> None:
         assert [row["step"] for row in rows] == [row["step"] for row in others]
         for row, expected in zip(rows, others, strict=True):
             for column in row.keys() - {"images_per_second"}:
-                assert float(row[column]) == pytest.approx(float(expected[column]), rel=1e-5, abs=1e-8), (row, column)
+                # Losses; all else counts pixels, of which one or two may be undecided between two classes.
+                counted = name == "evaluations" and not column.startswith("loss_")
+                close = pytest.approx(float(expected[column]), rel=1e-5, abs=1e-3 if counted else 1e-8)
+                assert float(row[column]) == close, (row, column)
     weights, others = (load_file(folder / "last.safetensors") for folder in (one, other))
     for key, tensor in weights.items():
         torch.testing.assert_close(tensor, others[key], rtol=0, atol=1e-4, msg=lambda text, key=key: f"{key}: {text}")

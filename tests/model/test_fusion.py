@@ -1,0 +1,294 @@
+"""Merge by score on maps small enough to check by hand, the semantic argmax, and pasting of masks."""
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from thingstuff.model.fusion import merge_by_score, paste_in_box, semantic_labels
+from thingstuff.structures import Instances, Outputs, PanopticMaps, Semantic, Size
+
+FULL, EMPTY = 20.0, -20.0
+SIZE = (8, 16)
+STUFF = 2
+
+
+def instances(
+    boxes: Sequence[Sequence[float]],
+    scores: Sequence[float],
+    labels: Sequence[int] | None = None,
+    masks: Tensor | None = None,
+    valid: Sequence[bool] | None = None,
+) -> Instances:
+    """Detections of one picture that fill their boxes, unless masks are given."""
+    count = len(boxes)
+    return Instances(
+        boxes=torch.tensor(boxes, dtype=torch.float32).view(1, count, 4),
+        scores=torch.tensor([scores], dtype=torch.float32),
+        labels=torch.tensor([labels if labels is not None else [0] * count], dtype=torch.int64),
+        mask_logits=(torch.full((count, 28, 28), FULL) if masks is None else masks)[None],
+        valid=torch.tensor([valid if valid is not None else [True] * count], dtype=torch.bool),
+    )
+
+
+def columns(*widths: tuple[int, int]) -> Semantic:
+    """Channels side by side: each of so many quarter-size columns, whatever the row; channels are 0, 1 and things."""
+    labels = torch.cat([torch.full((width,), channel) for channel, width in widths])
+    logits = FULL * F.one_hot(labels, STUFF + 1).float().T
+    return Semantic(logits[None, :, None].expand(1, STUFF + 1, 2, len(labels)).contiguous())
+
+
+def merge(
+    found: Instances | None, semantic: Semantic | None, output_size: Size = SIZE, row: int = 0, **options
+) -> PanopticMaps:
+    options = {"num_stuff": STUFF, "stuff_area": 0, **options}
+    return merge_by_score(Outputs(found, semantic), row, SIZE, output_size, **options)
+
+
+def segments(maps: PanopticMaps) -> list[tuple[int, int]]:
+    """(class index, area) of each segment; checks that the table agrees with the map."""
+    count = len(maps.labels)
+    assert maps.ids.dtype == torch.int32
+    assert maps.valid.tolist() == [True] * count
+    assert maps.areas.tolist() == [int((maps.ids == number).sum()) for number in range(1, count + 1)]
+    assert len(maps.scores) == count
+    assert int(maps.ids.max()) <= count
+    return list(zip(maps.labels.tolist(), maps.areas.tolist(), strict=True))
+
+
+# --- things ---
+
+
+def test_better_scores_come_first_whatever_their_order() -> None:
+    boxes = [[0, 0, 8, 4], [4, 0, 12, 4], [2, 0, 6, 8]]
+    maps = merge(instances(boxes, [0.6, 0.9, 0.7], [0, 1, 2]), None, overlap_threshold=1.0)
+    assert segments(maps) == [(STUFF + 1, 32), (STUFF + 2, 24), (STUFF, 8)]
+    torch.testing.assert_close(maps.scores, torch.tensor([0.9, 0.7, 0.6]))
+    expected = [[3, 3, 2, 2, *[1] * 8, *[0] * 4]] * 4 + [[0, 0, *[2] * 4, *[0] * 10]] * 4
+    assert maps.ids.tolist() == expected
+
+
+def test_overlap_of_exactly_the_threshold_is_kept_and_more_is_not() -> None:
+    half = instances([[0, 0, 8, 4], [4, 0, 12, 4]], [0.9, 0.8])
+    assert segments(merge(half, None)) == [(STUFF, 32), (STUFF, 16)]
+    assert segments(merge(half, None, overlap_threshold=0.499)) == [(STUFF, 32)]
+    more = instances([[0, 0, 9, 4], [4, 0, 12, 4]], [0.9, 0.8])
+    assert segments(merge(more, None)) == [(STUFF, 36)]
+
+
+def test_an_instance_that_stays_out_hides_nothing() -> None:
+    boxes = [[0, 0, 8, 8], [0, 0, 10, 8], [8, 0, 12, 8]]
+    assert segments(merge(instances(boxes, [0.9, 0.8, 0.7]), None)) == [(STUFF, 64), (STUFF, 32)]
+
+
+def test_overlap_counts_over_all_classes() -> None:
+    maps = merge(instances([[0, 0, 8, 8], [0, 0, 8, 7]], [0.9, 0.8], [0, 1]), None)
+    assert segments(maps) == [(STUFF, 64)]
+
+
+def test_empty_masks_and_low_scores_stay_out() -> None:
+    masks = torch.full((4, 28, 28), FULL)
+    masks[0] = EMPTY
+    boxes = [[0, 0, 4, 4], [0, 0, 4, 4], [4, 0, 8, 4], [8, 0, 12, 4]]
+    maps = merge(instances(boxes, [0.99, 0.5, 0.499, 0.9], masks=masks), None)
+    assert maps.scores.tolist() == pytest.approx([0.9, 0.5])
+    assert segments(maps) == [(STUFF, 16), (STUFF, 16)]
+
+
+def test_rows_that_only_fill_up_stay_out_whatever_their_score() -> None:
+    maps = merge(instances([[0, 0, 4, 4], [4, 0, 8, 4]], [0.9, 0.9], valid=[False, True]), None)
+    assert segments(maps) == [(STUFF, 16)]
+    assert maps.ids[0, :8].tolist() == [0] * 4 + [1] * 4
+
+
+@pytest.mark.parametrize("box", [[3, 2, 3, 6], [3, 2, 7, 2], [16, 0, 20, 8], [-5, 0, 0, 8]])
+def test_boxes_without_area_in_the_picture_stay_out(box: list[float]) -> None:
+    assert segments(merge(instances([box], [0.9]), None)) == []
+
+
+def test_instance_of_one_pixel() -> None:
+    maps = merge(instances([[5, 3, 6, 4]], [0.9]), columns((0, 4)))
+    assert segments(maps) == [(STUFF, 1), (0, 127)]
+    assert maps.ids[3, 5] == 1
+
+
+# --- stuff ---
+
+
+def test_stuff_fills_what_things_leave_in_class_order() -> None:
+    maps = merge(instances([[6, 0, 10, 8]], [0.9]), columns((1, 2), (0, 2)))
+    assert segments(maps) == [(STUFF, 32), (0, 48), (1, 48)]
+    assert maps.scores.tolist() == pytest.approx([0.9, 1, 1])
+    assert maps.ids.tolist() == [[*[3] * 6, *[1] * 4, *[2] * 6]] * 8
+
+
+@pytest.mark.parametrize(("limit", "kept"), [(47, True), (48, True), (49, False)])
+def test_stuff_of_exactly_the_smallest_area_is_kept(limit: int, kept: bool) -> None:
+    maps = merge(instances([[0, 0, 2, 8]], [0.9]), columns((0, 2), (1, 2)), stuff_area=limit)
+    assert segments(maps) == [(STUFF, 16), *([(0, 48)] if kept else []), (1, 64)]
+    assert (maps.ids[:, 2:8] == 0).all() != kept
+
+
+def test_pixels_of_the_things_channel_without_instance_stay_void() -> None:
+    maps = merge(instances([[0, 0, 4, 8]], [0.9]), columns((2, 2), (1, 2)))
+    assert segments(maps) == [(STUFF, 32), (1, 64)]
+    assert (maps.ids[:, 4:8] == 0).all()
+
+
+def test_stuff_without_pixels_is_no_segment_even_without_a_limit() -> None:
+    assert segments(merge(None, columns((1, 4)))) == [(1, 128)]
+
+
+# --- branches that are not there, pictures without anything ---
+
+
+def test_without_region_branch() -> None:
+    assert segments(merge(None, columns((0, 1), (1, 1), (2, 2)))) == [(0, 32), (1, 32)]
+
+
+def test_without_semantic_branch() -> None:
+    maps = merge(instances([[0, 0, 4, 4]], [0.9], [3]), None)
+    assert segments(maps) == [(STUFF + 3, 16)]
+    assert (maps.ids > 0).sum() == 16
+
+
+def test_without_mask_branch() -> None:
+    found = instances([[0, 0, 4, 4]], [0.9])
+    boxes_only = Instances(found.boxes, found.scores, found.labels, None, found.valid)
+    assert segments(merge(boxes_only, columns((0, 4)))) == [(0, 128)]
+
+
+def test_picture_with_nothing() -> None:
+    for found in (instances([], []), instances([[0, 0, 0, 0]], [0], valid=[False])):
+        maps = merge(found, columns((2, 4)))
+        assert segments(maps) == []
+        assert (maps.ids == 0).all()
+
+
+def test_other_pictures_of_the_batch_do_not_matter() -> None:
+    first, second = instances([[0, 0, 4, 4]], [0.9]), instances([[8, 0, 16, 8]], [0.8], [1])
+    fields = ("boxes", "scores", "labels", "mask_logits", "valid")
+    both = Instances(*(torch.cat([getattr(first, field), getattr(second, field)]) for field in fields))
+    semantic = Semantic(torch.cat([columns((0, 4)).logits, columns((1, 4)).logits]))
+    assert segments(merge(both, semantic, row=0)) == [(STUFF, 16), (0, 112)]
+    assert segments(merge(both, semantic, row=1)) == [(STUFF + 1, 64), (1, 64)]
+
+
+# --- sizes ---
+
+
+@pytest.mark.parametrize("factor", [2, 5])
+def test_output_of_another_size(factor: int) -> None:
+    semantic = columns((0, 2), (1, 2))
+    maps = merge(instances([[6, 2, 10, 6]], [0.9]), semantic, (8 * factor, 16 * factor))
+    area = factor * factor
+    assert segments(maps) == [(STUFF, 16 * area), (0, 56 * area), (1, 56 * area)]
+    assert (maps.ids[2 * factor : 6 * factor, 6 * factor : 10 * factor] == 1).all()
+
+
+def test_limits_are_pixels_of_the_output() -> None:
+    semantic = columns((0, 2), (1, 2))
+    assert segments(merge(None, semantic, stuff_area=65)) == []
+    assert segments(merge(None, semantic, (16, 32), stuff_area=65)) == [(0, 256), (1, 256)]
+
+
+def test_output_of_one_pixel() -> None:
+    maps = merge(instances([[0, 0, 16, 8]], [0.9]), columns((0, 4)), (1, 1))
+    assert segments(maps) == [(STUFF, 1)]
+
+
+# --- semantic argmax ---
+
+
+def plain_labels(logits: Tensor, size: Size, output_size: Size) -> Tensor:
+    """Both resizes on all channels at once, then the argmax."""
+    full = F.interpolate(logits[None], scale_factor=4, mode="bilinear", align_corners=False)[..., : size[0], : size[1]]
+    return F.interpolate(full, size=output_size, mode="bilinear", align_corners=False)[0].argmax(dim=0)
+
+
+@settings(deadline=None)
+@given(
+    st.integers(1, 40),
+    st.integers(1, 64),
+    st.integers(1, 64),
+    st.one_of(st.none(), st.tuples(st.integers(1, 90), st.integers(1, 90))),
+    st.integers(0, 2**31),
+)
+def test_semantic_labels_equal_the_argmax_of_the_plain_resize(
+    classes: int, height: int, width: int, output_size: Size | None, seed: int
+) -> None:
+    logits = torch.randn(classes, 16, 16, generator=torch.Generator().manual_seed(seed))
+    output_size = output_size or (height, width)
+    labels = semantic_labels(logits, (height, width), output_size)
+    assert labels.dtype == torch.uint8
+    assert torch.equal(labels.long(), plain_labels(logits, (height, width), output_size))
+
+
+def test_equal_logits_give_the_first_class() -> None:
+    assert (semantic_labels(torch.zeros(20, 4, 4), (16, 16), (16, 16)) == 0).all()
+
+
+def test_the_most_classes_that_fit() -> None:
+    logits = torch.zeros(255, 2, 2)
+    logits[254] = 1
+    assert (semantic_labels(logits, (8, 8), (8, 8)) == 254).all()
+
+
+# --- pasting ---
+
+
+def paste(probabilities: Tensor, box: Sequence[float], size: Size) -> Tensor:
+    """The mask at the size of the picture."""
+    mask, (top, left) = paste_in_box(probabilities, torch.tensor(box, dtype=torch.float32), size)
+    full = torch.zeros(size, dtype=torch.bool)
+    full[top : top + mask.shape[0], left : left + mask.shape[1]] = mask
+    return full
+
+
+def test_a_full_mask_fills_the_pixels_whose_centres_are_in_its_box() -> None:
+    full = paste(torch.ones(28, 28), [2, 1, 5, 3], (6, 8))
+    assert full.nonzero().tolist() == [[y, x] for y in (1, 2) for x in (2, 3, 4)]
+
+
+def test_pixels_of_the_mask_become_pixels_of_the_box() -> None:
+    pattern = torch.tensor([[1.0, 0, 1], [0, 0, 1]]).repeat_interleave(14, 0)[:28].repeat_interleave(10, 1)[:, 1:29]
+    full = paste(pattern, [1, 1, 4, 3], (5, 5))
+    assert full.int().tolist() == [[0, 0, 0, 0, 0], [0, 1, 0, 1, 0], [0, 0, 0, 1, 0], [0, 0, 0, 0, 0], [0] * 5]
+
+
+def test_one_half_is_inside() -> None:
+    assert paste(torch.full((4, 4), 0.5), [1, 1, 3, 3], (4, 4)).sum() == 4
+    assert paste(torch.full((4, 4), 0.4999), [1, 1, 3, 3], (4, 4)).sum() == 0
+
+
+@pytest.mark.parametrize(
+    ("box", "pixels"),
+    [
+        ([0, 0, 1, 1], [[0, 0]]),
+        ([3, 3, 4, 4], [[3, 3]]),
+        ([1.2, 1.2, 1.4, 1.4], []),  # between pixel centres
+        ([1.4, 1.4, 1.6, 1.6], [[1, 1]]),
+    ],
+)
+def test_boxes_of_a_pixel_and_less(box: list[float], pixels: list[list[int]]) -> None:
+    assert paste(torch.ones(28, 28), box, (4, 4)).nonzero().tolist() == pixels
+
+
+@settings(deadline=None)
+@given(st.tuples(*[st.floats(0, 30, width=32)] * 4), st.integers(0, 2**31))
+def test_window_holds_all_of_the_mask(corners: tuple[float, ...], seed: int) -> None:
+    x1, x2 = sorted(corners[:2])
+    y1, y2 = sorted(corners[2:])
+    x2, y2 = x2 + 0.125, y2 + 0.125
+    size = (24, 32)
+    probabilities = torch.rand(5, 5, generator=torch.Generator().manual_seed(seed))
+    ys = ((torch.arange(24.0) + 0.5 - y1) / (y2 - y1) * 2 - 1)[:, None].expand(size)
+    xs = ((torch.arange(32.0) + 0.5 - x1) / (x2 - x1) * 2 - 1)[None].expand(size)
+    grid = torch.stack([xs, ys], dim=-1)[None]
+    everywhere = F.grid_sample(probabilities[None, None], grid, mode="bilinear", align_corners=False)[0, 0]
+    mine = paste(probabilities, [x1, y1, x2, y2], size)
+    assert torch.equal(mine, everywhere >= 0.5) or ((everywhere - 0.5).abs()[mine != (everywhere >= 0.5)] < 1e-4).all()
