@@ -1,4 +1,5 @@
-# pyright: reportOptionalMemberAccess=false, reportArgumentType=false
+# pyright: reportOptionalMemberAccess=false, reportArgumentType=false, reportOperatorIssue=false
+# pyright: reportOptionalOperand=false
 import json
 
 import numpy as np
@@ -6,7 +7,8 @@ import pytest
 from PIL import Image
 
 from thingstuff.errors import InputError
-from thingstuff.evaluation.compare import _bootstrap, compare
+from thingstuff.evaluation.bootstrap import bootstrap_differences
+from thingstuff.evaluation.compare import compare
 from thingstuff.evaluation.losses import CAUSES, Change, mend
 from thingstuff.evaluation.matching import TruthTable, joint_histogram
 from thingstuff.evaluation.pictures import ComparedPicture
@@ -228,7 +230,7 @@ def naive(counts):
 def test_bootstrap_equals_scoring_the_drawn_pictures():
     rng = np.random.default_rng(3)
     first, second = random_counts(rng, 30), random_counts(rng, 30)
-    draws = _bootstrap(first, second, CLASSES, 50, seed=9)
+    draws = bootstrap_differences(first, second, CLASSES, 50, seed=9)
     drawn = np.random.default_rng(9).integers(30, size=(50, 30))
     expected = [naive(second[rows]) - naive(first[rows]) for rows in drawn]
     assert draws[0, 0] == pytest.approx(expected, abs=1e-5)
@@ -241,7 +243,7 @@ def test_interval_is_as_wide_as_theory_says():
     first = np.ones((400, 1, 4), dtype=np.float32) * (0, 1, 0, 0)
     second = first.copy()
     first[:, 0, 0], second[:, 0, 0] = rng.uniform(0.5, 1, (2, 400))
-    draws = _bootstrap(first, second, CLASSES[:1], 4000, seed=0)[0, 1]
+    draws = bootstrap_differences(first, second, CLASSES[:1], 4000, seed=0)[0, 1]
     differences = second[:, 0, 0] - first[:, 0, 0]
     assert draws.std() == pytest.approx(differences.std() / 20, rel=0.05)
     assert draws.mean() == pytest.approx(differences.mean(), abs=2e-3)
@@ -249,4 +251,4 @@ def test_interval_is_as_wide_as_theory_says():
 
 def test_bootstrap_of_nothing():
     nothing = np.zeros((0, 4, 4), dtype=np.float32)
-    assert np.isnan(_bootstrap(nothing, nothing, CLASSES, 10, seed=0)).all()
+    assert np.isnan(bootstrap_differences(nothing, nothing, CLASSES, 10, seed=0)).all()

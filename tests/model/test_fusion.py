@@ -279,7 +279,7 @@ def test_boxes_of_a_pixel_and_less(box: list[float], pixels: list[list[int]]) ->
 
 
 @settings(deadline=None)
-@given(st.tuples(*[st.floats(0, 30, width=32)] * 4), st.integers(0, 2**31))
+@given(st.tuples(*[st.floats(0, 23.875, width=32)] * 4), st.integers(0, 2**31))
 def test_window_holds_all_of_the_mask(corners: tuple[float, ...], seed: int) -> None:
     x1, x2 = sorted(corners[:2])
     y1, y2 = sorted(corners[2:])
@@ -290,5 +290,5 @@ def test_window_holds_all_of_the_mask(corners: tuple[float, ...], seed: int) -> 
     xs = ((torch.arange(32.0) + 0.5 - x1) / (x2 - x1) * 2 - 1)[None].expand(size)
     grid = torch.stack([xs, ys], dim=-1)[None]
     everywhere = F.grid_sample(probabilities[None, None], grid, mode="bilinear", align_corners=False)[0, 0]
-    mine = paste(probabilities, [x1, y1, x2, y2], size)
-    assert torch.equal(mine, everywhere >= 0.5) or ((everywhere - 0.5).abs()[mine != (everywhere >= 0.5)] < 1e-4).all()
+    differs = paste(probabilities, [x1, y1, x2, y2], size) != (everywhere >= 0.5)
+    assert ((everywhere[differs] - 0.5).abs() < 1e-4).all()  # rounding alone

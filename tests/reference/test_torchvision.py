@@ -18,6 +18,7 @@ from thingstuff.errors import InputError
 from thingstuff.labels import Category, LabelSet
 from thingstuff.model.build import build_network
 from thingstuff.model.fusion import paste_in_whole_pixels
+from thingstuff.model.rpn import AnchorPredictions, RegionProposalNetwork
 from thingstuff.predict import Model
 from thingstuff.recipe import derive
 
@@ -171,6 +172,15 @@ def test_paste_of_random_masks():
         ours = torch.zeros(90, 110, dtype=torch.bool)
         ours[top : top + window.shape[0], left : left + window.shape[1]] = window
         assert torch.equal(ours, expected)
+
+
+def test_thin_proposals_are_dropped():
+    """A side of 0.0005 pixels is enough for Detectron2, not for torchvision."""
+    whole, thin = [0.0, 0.0, 20.0, 20.0], [5.0, 5.0, 20.0, 5.0005]
+    anchors = AnchorPredictions(torch.tensor([whole, thin]), torch.tensor([[1.0, 2.0]]), torch.zeros(1, 2, 4), (2,))
+    for min_size, expected in ((0.0, 2), (0.001, 1)):
+        rpn = RegionProposalNetwork(8, [[32.0]], [1.0], min_size=min_size).eval()
+        assert rpn.select(anchors, torch.tensor([[40, 40]])).valid.sum() == expected
 
 
 @pytest.mark.parametrize(("maker", "name"), [(resnet50, "resnet50"), (resnet101, "resnet101")])

@@ -71,8 +71,8 @@ def _read_torch(file: Path) -> Any:
         return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise InputError(
-            f"{file}: refused, it holds more than weights, which would mean running its code; save the weights alone "
-            "with torch.save({'model': network.state_dict()}, ...)"
+            f"{file}: refused, it holds more than weights, and to read that would run its code; where you trust it, keep "
+            "its weights alone: torch.save(torch.load(FILE, weights_only=False)['model'], NEW), or ['state_dict']"
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
         raise InputError(f"{file}: not a file of torch.save, or damaged; copy or download it again") from error

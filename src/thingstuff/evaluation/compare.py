@@ -1,9 +1,6 @@
 """Which of two models is better, by how much, how sure that is, and where each loses.
 
-Differences are the second model minus the first. How sure they are is found by the paired bootstrap: data sets of as
-many pictures are drawn from the pictures again and again, with replacement, and both models are scored on each.
-
-Source: Efron 1979, "Bootstrap Methods: Another Look at the Jackknife"; intervals are percentiles.
+Differences are the second model minus the first; how sure they are, ``bootstrap`` finds.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,17 +12,15 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from thingstuff.errors import InputError
+from thingstuff.evaluation.bootstrap import bootstrap_differences
 from thingstuff.evaluation.documents import Listing, read_predictions, read_truth
 from thingstuff.evaluation.files import Progress, compare_pictures, load_extra
 from thingstuff.evaluation.losses import CAUSES, Cause, Change, mend
 from thingstuff.evaluation.pictures import ComparedPicture
 from thingstuff.evaluation.pq import ClassCounts, GroupScore, PictureMatch, Score, average_classes, count_classes
 from thingstuff.evaluation.problems import CountedWarning, Problems, count_warnings
-from thingstuff.evaluation.table import difference_table
+from thingstuff.evaluation.table import Spread, difference_table
 from thingstuff.labels import Category
-
-_VALUES = 1_000_000
-"""Pictures times resamples that are drawn at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +38,10 @@ class Difference:
     low: float | None
     high: float | None
     better: float | None
+
+    def spread(self) -> Spread:
+        """As the tables take it."""
+        return self.value, self.low, self.high, self.better
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +106,8 @@ class Comparison:
 
     def table(self) -> str:
         """The numbers in percent, for people."""
-        groups = [(group.name, group.pq, group.sq, group.rq) for group in (*self.groups, *self.per_class.values())]
-        rows = [(name, *((d.value, d.low, d.high, d.better) for d in differences)) for name, *differences in groups]
+        groups = (*self.groups, *self.per_class.values())
+        rows = [(group.name, group.pq.spread(), group.sq.spread(), group.rq.spread()) for group in groups]
         losses = [(cause, self.losses_a[cause], self.losses_b[cause]) for cause in CAUSES]
         return difference_table((self.a.pq, self.b.pq), rows, losses, self.confidence)
 
@@ -166,33 +165,45 @@ def compare(
     if not 0 < confidence < 1:
         raise InputError(f"confidence is {confidence}; give a fraction between 0 and 1, for example 0.95")
     problems = Problems(lenient)
-    truth = read_truth(Path(gt), gt_folder and Path(gt_folder), problems)
+    truth = read_truth(Path(gt), None if gt_folder is None else Path(gt_folder), problems)
     models = []
     for path, folder in ((a, a_folder), (b, b_folder)):
-        predicted = read_predictions(Path(path), folder and Path(folder), truth, problems)
+        predicted = read_predictions(Path(path), None if folder is None else Path(folder), truth, problems)
         models.append(_Tally.read(truth, predicted, workers, problems, progress))
     first, second = models
     scores = [average_classes(count_classes(model.matches), truth.categories) for model in models]
-    draws = _bootstrap(first.counts, second.counts, truth.categories, resamples, seed)
-    values = [_exact(score, truth.categories) for score in scores]
-    differences = [
-        _difference(values[1][key] - values[0][key], draws[key], confidence) for key in np.ndindex(values[0].shape)
-    ]
-    named = [
-        GroupDifference(name, *differences[3 * row : 3 * row + 3])
-        for row, name in enumerate(["all", "things", "stuff", *(c.name for c in truth.categories)])
-    ]
+    draws = bootstrap_differences(first.counts, second.counts, truth.categories, resamples, seed)
+    all_groups = _differences(scores, draws, truth.categories, confidence)
     present = {"all": True, "things": scores[0].things is not None, "stuff": scores[0].stuff is not None}
     return Comparison(
-        *scores,
-        tuple(group for group in named[:3] if present[group.name]),
-        {category.id: group for category, group in zip(truth.categories, named[3:], strict=True)},
-        *(model.losses(truth.categories, score) for model, score in zip(models, scores, strict=True)),
-        tuple(_qualities(first, second)),
-        resamples,
-        confidence,
-        count_warnings(problems.found),
+        a=scores[0],
+        b=scores[1],
+        groups=tuple(group for group in all_groups[:3] if present[group.name]),
+        per_class={category.id: group for category, group in zip(truth.categories, all_groups[3:], strict=True)},
+        losses_a=first.losses(truth.categories, scores[0]),
+        losses_b=second.losses(truth.categories, scores[1]),
+        pictures=tuple(_qualities(first, second)),
+        resamples=resamples,
+        confidence=confidence,
+        warnings=count_warnings(problems.found),
     )
+
+
+def _differences(
+    scores: Sequence[Score],
+    draws: Float[np.ndarray, "groups 3 resamples"],
+    categories: Sequence[Category],
+    confidence: float,
+) -> list[GroupDifference]:
+    """All, things, stuff, then every class."""
+    first, second = (_exact(score, categories) for score in scores)
+    names = ["all", "things", "stuff", *(category.name for category in categories)]
+    return [
+        GroupDifference(
+            name, *(_difference(value, drawn, confidence) for value, drawn in zip(values, own, strict=True))
+        )
+        for name, values, own in zip(names, (second - first).tolist(), draws, strict=True)
+    ]
 
 
 class _Judged(NamedTuple):
@@ -261,51 +272,6 @@ class _Tally:
         return regained
 
 
-def _bootstrap(
-    first: Float[np.ndarray, "pictures classes 4"],
-    second: Float[np.ndarray, "pictures classes 4"],
-    categories: Sequence[Category],
-    resamples: int,
-    seed: int,
-) -> Float[np.ndarray, "groups 3 resamples"]:
-    """Differences of PQ, SQ and RQ on data sets drawn anew: all, things, stuff, then every class; nan if undefined."""
-    rng = np.random.default_rng(seed)
-    pictures = len(first)
-    draws = np.full((3 + len(categories), 3, resamples), np.nan)
-    # Classes that never occur would only be multiplied.
-    seen = np.flatnonzero((first[..., 1:].sum((0, 2)) > 0) | (second[..., 1:].sum((0, 2)) > 0))
-    columns = [np.ascontiguousarray(counts[:, seen]).reshape(pictures, 4 * len(seen)) for counts in (first, second)]
-    isthing = np.array([categories[row].isthing for row in seen], dtype=bool)
-    step = max(1, _VALUES // max(pictures, 1))
-    for start in range(0, resamples if pictures and seen.size else 0, step):
-        number = min(step, resamples - start)
-        drawn = rng.integers(pictures, size=(number, pictures)) + pictures * np.arange(number)[:, None]
-        weights = np.bincount(drawn.ravel(), minlength=number * pictures).reshape(number, pictures)
-        qualities = [_qualities_of((weights.astype(np.float32) @ own).reshape(number, len(seen), 4)) for own in columns]
-        span = slice(start, start + number)
-        for row, members in enumerate((np.ones_like(isthing), isthing, ~isthing)):
-            draws[row, :, span] = _mean(qualities[1], members) - _mean(qualities[0], members)
-        draws[3 + seen, :, span] = (qualities[1] - qualities[0]).transpose(1, 2, 0)
-    return draws
-
-
-def _qualities_of(counts: Float[np.ndarray, "n classes 4"]) -> Float[np.ndarray, "n classes 3"]:
-    """PQ, SQ and RQ from IoU, tp, fp and fn; nan where nothing was counted."""
-    iou, tp, fp, fn = np.moveaxis(counts.astype(np.float64), -1, 0)
-    segments = tp + fp / 2 + fn / 2
-    with np.errstate(invalid="ignore", divide="ignore"):
-        sq = np.where(tp > 0, iou / tp, np.where(segments > 0, 0, np.nan))
-        return np.stack([iou / segments, sq, tp / segments], axis=-1)
-
-
-def _mean(qualities: Float[np.ndarray, "n classes 3"], members: np.ndarray) -> Float[np.ndarray, "3 n"]:
-    """Means over the classes that were counted; nan without any."""
-    own = qualities[:, members]
-    counted = ~np.isnan(own)
-    with np.errstate(invalid="ignore"):
-        return (np.where(counted, own, 0).sum(1) / counted.sum(1)).T
-
-
 def _exact(score: Score, categories: Iterable[Category]) -> Float[np.ndarray, "groups 3"]:
     """The same numbers of the whole data set, from the score."""
     undefined = GroupScore(None, None, None, 0)
@@ -328,7 +294,7 @@ def _difference(value: float, draws: Float[np.ndarray, " n"], confidence: float)
 
 def _qualities(first: _Tally, second: _Tally) -> Iterable[PictureQuality]:
     for image_id, *counts in zip(first.image_ids, first.counts.sum(1), second.counts.sum(1), strict=True):
-        yield PictureQuality(image_id, *map(_quality, counts))
+        yield PictureQuality(image_id, _quality(counts[0]), _quality(counts[1]))
 
 
 def _quality(counts: Float[np.ndarray, " 4"] | Int[np.ndarray, " 4"]) -> float | None:

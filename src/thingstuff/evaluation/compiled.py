@@ -11,12 +11,11 @@ Source: the filters are defined in section 9 of the PNG specification (W3C).
 
 from typing import Any, no_type_check
 
-import numba
 import numpy as np
 
-from thingstuff.evaluation.compiled_inflate import DAMAGED, helper, inflate
+from thingstuff.evaluation.compiled_inflate import DAMAGED, helper, inflate, njit
 
-_entry: Any = numba.njit(nogil=True, cache=True, _nrt=False)
+_entry: Any = njit(nogil=True, cache=True, _nrt=False)
 
 _EMPTY = np.uint64(2**64 - 1)
 """Marks a free row of the table of pairs; no pair of 24-bit ids has this key."""

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int32, Int64
@@ -55,17 +56,17 @@ def load() -> Fast | None:
 def _load() -> Fast | None:
     started = time.process_time()
     try:
-        import numba
+        config: Any = importlib.import_module("numba.core.config")
     except ImportError:
         return None
-    configured = numba.config.CACHE_DIR
+    configured = config.CACHE_DIR
     # Numba reads the folder where functions are declared. Its own choice is __pycache__ beside the package, which is
     # swept at every upgrade and often not writable.
-    numba.config.CACHE_DIR = configured or str(_cache_folder())
+    config.CACHE_DIR = configured or str(_cache_folder())
     try:
         compiled = importlib.import_module("thingstuff.evaluation.compiled")
     finally:
-        numba.config.CACHE_DIR = configured
+        config.CACHE_DIR = configured
     extra = Fast(compiled, 0.0)
     pixels = np.zeros((1, 4), dtype=np.int32)
     count_maps(extra, pixels, pixels)

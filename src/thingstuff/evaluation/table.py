@@ -23,7 +23,7 @@ def score_table(score: Score) -> str:
         (name, *_percents(group and (group.pq, group.sq, group.rq)), str(group.n) if group else _NOTHING)
         for name, group in groups
     ]
-    rows = [("", "PQ", "SQ", "RQ", "TP", "FP", "FN")]
+    rows: list[tuple[str, ...]] = [("", "PQ", "SQ", "RQ", "TP", "FP", "FN")]
     for isthing in (True, False):
         for entry in score.per_class.values():
             if entry.isthing == isthing:
@@ -83,7 +83,7 @@ def difference_table(
         confidence: Of the intervals.
     """
     head = ("B - A", "PQ", f"{100 * confidence:g} %", "B better", "SQ", "RQ")
-    rows = [head]
+    rows: list[tuple[str, ...]] = [head]
     for name, (value, low, high, better), (sq, *_), (rq, *_) in groups:
         interval = _NOTHING if low is None or high is None else f"{100 * low:+.1f} to {100 * high:+.1f}"
         sure = _NOTHING if better is None else f"{100 * better:.0f} %"

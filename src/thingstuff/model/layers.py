@@ -9,7 +9,7 @@ from thingstuff.structures import NormKind
 
 
 def make_norm(kind: NormKind, channels: int) -> nn.Module:
-    """Build a norm layer for ``channels`` channels; group norm has at most 32 groups."""
+    """Build a norm layer for ``channels`` channels; group norm has at most 32 groups of at least two channels."""
     match kind:
         case "none":
             return nn.Identity()
@@ -18,7 +18,9 @@ def make_norm(kind: NormKind, channels: int) -> nn.Module:
         case "sync_batch":
             return nn.SyncBatchNorm(channels)
         case "group":
-            return nn.GroupNorm(math.gcd(32, channels), channels)
+            # A group of one channel would be a single value where the map is a single pixel: nothing to normalise by.
+            groups = math.gcd(32, channels)
+            return nn.GroupNorm(max(1, groups // 2) if groups == channels else groups, channels)
         case _:
             assert_never(kind)
 

@@ -1,0 +1,173 @@
+"""Every choice of a recipe reaches the network."""
+
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+from thingstuff.errors import InputError
+from thingstuff.labels import LabelSet
+from thingstuff.model.build import build_network
+from thingstuff.model.fusion import merge_by_score
+from thingstuff.model.panoptic import PanopticSegmenter
+from thingstuff.model.pooling import AssignedLevelPool
+from thingstuff.model.region import RegionBranch
+from thingstuff.model.rpn import RegionProposalNetwork
+from thingstuff.model.semantic import UpsampleSumHead
+from thingstuff.recipe import derive
+from thingstuff.recipes import panoptic_fpn_r50_coco, semantic_fpn_r50_coco
+
+Maker = Callable[..., PanopticSegmenter]
+SMALL = {"model__backbone__name": "test_resnet"}
+
+
+@pytest.fixture(scope="module")
+def coco_network(make_labels: Callable[[int, int], LabelSet]) -> PanopticSegmenter:
+    with torch.device("meta"):
+        return build_network(panoptic_fpn_r50_coco(), make_labels(53, 80))
+
+
+def region_of(network: PanopticSegmenter) -> RegionBranch:
+    assert isinstance(network.region, RegionBranch)
+    return network.region
+
+
+def classes_of(network: PanopticSegmenter) -> int | None:
+    """Channels of the semantic branch."""
+    if network.semantic is None:
+        return None
+    assert isinstance(network.semantic, UpsampleSumHead)
+    return network.semantic.predictor.out_channels
+
+
+def count(module: nn.Module | None, trainable: bool = False) -> int:
+    assert module is not None
+    return sum(p.numel() for p in module.parameters() if p.requires_grad or not trainable)
+
+
+def test_panoptic_fpn_has_as_many_parameters_as_detectron2s(coco_network: PanopticSegmenter) -> None:
+    assert count(coco_network) == 45_973_990
+    assert count(coco_network, trainable=True) == 45_751_590
+    assert count(coco_network.backbone) + count(coco_network.neck) == 26_799_296
+    assert count(coco_network.rpn) == 593_935
+    assert count(coco_network.region) == 16_949_985
+    assert count(coco_network.semantic) == 1_630_774
+    trainable = [name for name, parameter in coco_network.named_parameters() if parameter.requires_grad]
+    assert len(trainable) == 107
+
+
+def test_panoptic_fpn_has_detectron2s_constants(coco_network: PanopticSegmenter) -> None:
+    rpn, region = coco_network.rpn, region_of(coco_network)
+    assert isinstance(rpn, RegionProposalNetwork)
+    assert (rpn.candidates_per_level, rpn.num_proposals, rpn.iou_threshold) == ((2000, 1000), (1000, 1000), 0.7)
+    assert (region.num_detections, region.score_threshold, region.iou_threshold) == (100, 0.05, 0.5)
+    assert region.box_weights == (10, 10, 5, 5)
+    for pool, size in ((region.box_pool, 7), (region.mask_pool, 14)):
+        assert isinstance(pool, AssignedLevelPool)
+        assert (pool.size, pool.sampling_ratio, pool.aligned, pool.strides) == (size, 0, True, (4, 8, 16, 32))
+    fusion = coco_network.fusion
+    assert isinstance(fusion, partial)
+    assert fusion.func is merge_by_score
+    assert fusion.keywords == {"num_stuff": 53, "score_threshold": 0.5, "overlap_threshold": 0.5, "stuff_area": 4096}
+    assert coco_network.channel_order == "bgr"
+
+
+def test_semantic_fpn_tells_all_classes_apart(make_labels: Callable[[int, int], LabelSet]) -> None:
+    with torch.device("meta"):
+        network = build_network(semantic_fpn_r50_coco(), make_labels(53, 80))
+    assert network.rpn is network.region is network.fusion is None
+    assert classes_of(network) == 133
+
+
+@pytest.mark.parametrize(
+    ("num_stuff", "num_things", "things", "classes"),
+    [(3, 2, "merged", 4), (3, 0, "merged", 3), (0, 2, "merged", None), (3, 2, "separate", 5), (0, 2, "separate", 2)],
+)
+def test_branches_follow_the_classes(
+    make_network: Maker, num_stuff: int, num_things: int, things: str, classes: int | None
+) -> None:
+    network = make_network(num_stuff, num_things, **SMALL, model__semantic__things=things)
+    assert classes_of(network) == classes
+    assert (network.region is None) == (network.rpn is None) == (num_things == 0)
+    if num_things:
+        head = region_of(network).box_head
+        assert head.get_parameter("outputs.classes.weight").shape == (num_things + 1, 16)
+
+
+@pytest.mark.parametrize(("num_stuff", "num_things"), [(3, 0), (0, 2)])
+def test_networks_for_one_kind_of_class_make_maps(make_network: Maker, num_stuff: int, num_things: int) -> None:
+    network = make_network(num_stuff, num_things, **SMALL, model__fusion__stuff_area=0, model__fusion__score_threshold=0)
+    images = torch.randint(0, 256, (1, 3, 64, 96), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        outputs = network(images, torch.tensor([[64, 96]]))
+    assert network.fusion is not None
+    maps = network.fusion(outputs, 0, (64, 96), (64, 96))
+    assert len(maps.labels) > 0
+    assert ((maps.labels >= 0) & (maps.labels < num_stuff + num_things)).all()
+    if num_things == 0:
+        assert (maps.ids > 0).all()
+
+
+def test_options_of_the_region_branch(make_network: Maker) -> None:
+    network = make_network(
+        **SMALL,
+        model__region__sampling_ratio=2,
+        model__region__aligned=False,
+        model__region__score_threshold=0.1,
+        model__region__iou_threshold=0.3,
+        model__region__box_weights=(1.0, 2.0, 3.0, 4.0),
+        model__region__box_head={"size": 5, "width": 24, "class_agnostic_boxes": True},
+        model__region__mask_head={"size": 8, "channels": 12, "num_convs": 2, "norm": "group"},
+    )
+    region = region_of(network)
+    for pool, size in ((region.box_pool, 5), (region.mask_pool, 8)):
+        assert isinstance(pool, AssignedLevelPool)
+        assert (pool.size, pool.sampling_ratio, pool.aligned) == (size, 2, False)
+    assert (region.score_threshold, region.iou_threshold, region.box_weights) == (0.1, 0.3, (1, 2, 3, 4))
+    assert region.box_head.get_parameter("outputs.deltas.weight").shape == (4, 24)
+    assert region.get_parameter("box_pool.entry.1.weight").shape == (24, 16 * 25)
+    assert region.get_parameter("mask_pool.entry.0.weight").shape == (12, 16, 3, 3)
+    assert region.mask_head is not None
+    assert sum(isinstance(module, nn.GroupNorm) for module in region.modules()) == 2
+
+
+def test_options_of_the_other_parts(make_network: Maker) -> None:
+    network = make_network(
+        **SMALL,
+        model__backbone__norm="group",
+        model__backbone__frozen_stages=2,
+        model__neck__norm="group",
+        model__semantic__norm="none",
+        model__fusion={"score_threshold": 0.1, "overlap_threshold": 0.2, "stuff_area": 3},
+        model__region__rpn__iou_threshold=0.6,
+        model__region__rpn__aspect_ratios=(1.0, 2.0),
+    )
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in network.backbone.modules())
+    assert any(not parameter.requires_grad for parameter in network.backbone.parameters())
+    assert any(isinstance(module, nn.GroupNorm) for module in network.neck.modules())
+    assert network.semantic is not None
+    assert not any(isinstance(module, nn.BatchNorm2d | nn.GroupNorm) for module in network.semantic.modules())
+    assert isinstance(network.fusion, partial)
+    assert network.fusion.keywords == {
+        "num_stuff": 3,
+        "score_threshold": 0.1,
+        "overlap_threshold": 0.2,
+        "stuff_area": 3,
+    }
+    assert isinstance(network.rpn, RegionProposalNetwork)
+    assert network.rpn.iou_threshold == 0.6
+    assert network.rpn.objectness.out_channels == 2
+
+
+def test_pixel_statistics_come_from_the_recipe(make_network: Maker) -> None:
+    network = make_network(**SMALL, picture__mean=(1.0, 2.0, 3.0), picture__std=(4.0, 5.0, 6.0))
+    assert network.pixel_mean.flatten().tolist() == [1, 2, 3]
+    assert network.pixel_std.flatten().tolist() == [4, 5, 6]
+
+
+def test_unknown_backbone_is_refused(small_recipe, make_labels: Callable[[int, int], LabelSet]) -> None:
+    recipe = derive(small_recipe, model__backbone__name="resnet5000")
+    with pytest.raises(InputError, match="backbone: timm has no network named 'resnet5000'"):
+        build_network(recipe, make_labels(3, 2))
