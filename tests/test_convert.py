@@ -23,6 +23,7 @@ from thingstuff.convert.foreign import ForeignWeights, read_weights
 from thingstuff.convert.mapping import foreign_names, network_shapes
 from thingstuff.errors import InputError
 from thingstuff.labels import Category, LabelSet
+from thingstuff.model.build import build_network
 from thingstuff.recipes import panoptic_fpn_r50_coco, panoptic_fpn_r101_3x_coco
 
 OWN = LabelSet(
@@ -367,6 +368,66 @@ def test_other_networks_are_refused(own_weights, tmp_path, drop, message):
         del own_weights[name]
     with pytest.raises(InputError, match=message):
         convert_detectron2(tmp_path / "own.pth", write_own_labels(tmp_path))
+
+
+# --- Caffe2's ResNets ---
+
+
+def caffe2_resnet() -> dict[str, torch.Tensor]:
+    """A ResNet-50 under Caffe2's names, every tensor another constant."""
+    body = build_network(panoptic_fpn_r50_coco(), coco_labels()).backbone.state_dict()
+    layers = {"conv1": "2a", "bn1": "2a_bn", "conv2": "2b", "bn2": "2b_bn", "conv3": "2c", "bn3": "2c_bn"}
+    layers |= {"downsample.0": "1", "downsample.1": "1_bn"}
+    tensors = {}
+    for name, tensor in body.items():
+        module, _, leaf = name.removeprefix("body.").rpartition(".")
+        if leaf.startswith("running"):
+            continue
+        letter = "b" if leaf == "bias" else "s" if tensor.ndim == 1 else "w"
+        if module in ("conv1", "bn1"):
+            theirs = {"conv1": "conv1", "bn1": "res_conv1_bn"}[module]
+        else:
+            stage, block, layer = module.split(".", 2)
+            theirs = f"res{int(stage[-1]) + 1}_{block}_branch{layers[layer]}"
+        tensors[f"{theirs}_{letter}"] = torch.full_like(tensor, len(tensors) + 1.0)
+    return tensors
+
+
+def test_a_resnet_to_begin_with(monkeypatch, tmp_path):
+    tensors = caffe2_resnet()
+    assert {"conv1_w", "res_conv1_bn_s", "res2_0_branch1_w", "res5_2_branch2c_bn_b"} <= tensors.keys()
+    values = {name: tensor.flatten()[0].item() for name, tensor in tensors.items()}
+    extra = {"conv1_b": torch.full((64,), 1e-9), "fc1000_w": torch.ones(2, 2), "fc1000_b": torch.ones(2)}
+    monkeypatch.setattr(detectron2, "read_weights", lambda _: ForeignWeights(tensors | extra))
+    checkpoint = convert_detectron2(tmp_path / "R-50.pkl")
+    assert checkpoint.recipe.picture == panoptic_fpn_r50_coco().picture
+    weights = {name: tensor.flatten()[0].item() for name, tensor in checkpoint.weights.items()}
+    assert all(name.startswith("backbone.body.") for name in weights)
+    assert weights["backbone.body.bn1.bias"] == values["res_conv1_bn_b"]
+    assert weights["backbone.body.layer1.0.downsample.0.weight"] == values["res2_0_branch1_w"]
+    assert weights["backbone.body.layer4.2.bn3.weight"] == values["res5_2_branch2c_bn_s"]
+    assert weights["backbone.body.layer2.3.conv1.weight"] == values["res3_3_branch2a_w"]
+    assert len(checkpoint.weights) == 53 * 5
+    network = build_network(checkpoint.recipe, coco_labels())
+    network.load_state_dict(network.state_dict() | dict(checkpoint.weights))
+    # Scale and shift are all there is to a norm: mean 0, and variance and epsilon together 1.
+    norm = network.get_submodule("backbone.body.layer1.0.downsample.1")
+    scale, shift = values["res2_0_branch1_bn_s"], values["res2_0_branch1_bn_b"]
+    torch.testing.assert_close(norm(torch.full((1, 256, 1, 1), 2.0)), torch.full((1, 256, 1, 1), 2 * scale + shift))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("res2_0_branch2a_b", "'res2_0_branch2a_b' is a bias of up to 1"),
+        ("res2_0_branch2a_bn_rm", r"has unexpected 1 \(res2_0_branch2a_bn_rm\)"),
+    ],
+)
+def test_other_resnets_are_refused(monkeypatch, tmp_path, name, message):
+    tensors = caffe2_resnet() | {name: torch.ones(64)}
+    monkeypatch.setattr(detectron2, "read_weights", lambda _: ForeignWeights(tensors))
+    with pytest.raises(InputError, match=message):
+        convert_detectron2(tmp_path / "R-50.pkl")
 
 
 def test_out_must_be_a_checkpoint(tmp_path):

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from thingstuff import __version__
-from thingstuff.errors import InputError
+from thingstuff.errors import InputError, InterruptedWork
 
 VERBS = {
     "demo": "the first minute: scenes, a trained network, its score, pictures and a report",
@@ -46,6 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
+    if words[:1] == ["help"] and words[1:]:
+        words = [words[1], "--help"]
     if not words or words[0] in ("--help", "-h", "help"):
         sys.stdout.write(USAGE.format(verbs="\n".join(f"  {verb:10s}{text}" for verb, text in VERBS.items())))
         return SUCCESS if words else WRONG_INPUT
@@ -57,6 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _run(words[0], words[1:])
     except InputError as error:
         return _complain(str(error), WRONG_INPUT, debug)
+    except InterruptedWork as error:
+        return _complain(str(error), FAILED, debug)
     except KeyboardInterrupt:
         return _complain("interrupted; what was finished before is kept", FAILED, debug)
     except BrokenPipeError:

@@ -1,12 +1,11 @@
 """The verbs of the command line: each reads its words and calls the package."""
 
-import difflib
 import importlib.util
 import inspect
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence, Set
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -18,11 +17,12 @@ import tyro
 from tyro.conf import AvoidSubcommands, FlagCreatePairsOff, Positional, arg
 
 from thingstuff.cli import FAILED, SUCCESS
-from thingstuff.errors import InputError
+from thingstuff.errors import InputError, InterruptedWork
 from thingstuff.evaluation.problems import CountedWarning
 from thingstuff.evaluation.table import TableStyle
 from thingstuff.evaluation.variants import Rules
-from thingstuff.recipe import Recipe, field_names, read_recipe
+from thingstuff.overrides import override, split_overrides
+from thingstuff.recipe import Recipe, read_recipe
 from thingstuff.recipes import RECIPES, find_recipe
 
 Options = TypeVar("Options")
@@ -79,6 +79,10 @@ def demo(words: list[str]) -> int:
 
 def train(words: list[str]) -> int:
     """Train a recipe."""
+    if words[:1] in (["--help"], ["-h"]):
+        _say(f"usage: thingstuff train RECIPE [options]\n\nrecipes: {', '.join(RECIPES)},\n")
+        _say("or a recipe.json, or FILE.py:FUNCTION\n\n`thingstuff train RECIPE --help` lists every option and field.")
+        return SUCCESS
     if not words or words[0].startswith("-"):
         raise InputError(
             "train needs a recipe first: a name (see `thingstuff recipes`), a recipe.json, or FILE.py:FUNCTION; "
@@ -116,42 +120,19 @@ def train(words: list[str]) -> int:
         run = Run(out, data, resume, init, batch_size, accumulate, seed, workers, save_minutes)
         return recipe, run
 
-    _check_flags(words[1:], {*inspect.signature(parse).parameters} - {"recipe"})
-    recipe, run = _parse(parse, f"train {words[0]}", f"Train the recipe {base.name}.", words[1:])
+    overrides, rest = split_overrides(words[1:], {*inspect.signature(parse).parameters} - {"recipe"})
+    base = override(base, overrides)
+    _, run = _parse(parse, f"train {words[0]}", f"Train the recipe {base.name}.", rest)
     from thingstuff.training.loop import train as run_training
 
-    best = run_training(recipe, run)
+    best = run_training(base, run)
     _say(f"best checkpoint: {best}")
     return SUCCESS
 
 
-def _check_flags(words: Sequence[str], own: Set[str]) -> None:
-    """Refuse a flag that is neither an option of `train` nor a field, and name the nearest that is.
-
-    The parser refuses it as well, but finds no neighbour for short names such as `--optim.lr`.
-    """
-    known = {*own, *field_names(), "help", "h"}
-    for word in words:
-        name = word.split("=")[0].removeprefix("--").replace("-", "_")
-        section, _, last = name.rpartition(".")
-        positive = f"{section}.{last.removeprefix('no_')}".removeprefix(".")
-        # Fields that are tuples of tuples have a flag for each row.
-        if not word.startswith("--") or name in known or positive in known or (section in known and last.isdigit()):
-            continue
-        neighbours = [field for field in known if field.rpartition(".")[0] == section] or known
-        near = max(neighbours, key=lambda field: _likeness(field.rpartition(".")[2], last))
-        raise InputError(f"--{name.replace('_', '-')} is not an option; did you mean --{near.replace('_', '-')}?")
-
-
-def _likeness(field: str, word: str) -> tuple[bool, float]:
-    """How likely a word was meant for a field: by its initials (`lr`), else by shared letters."""
-    initials = "".join(part[0] for part in field.split("_"))
-    return initials == word, difflib.SequenceMatcher(None, field, word).ratio()
-
-
 def _chosen_recipe(word: str) -> Recipe:
     """A recipe by its name, from a JSON file, or from a function in somebody's own Python file."""
-    path, _, function = word.rpartition(":")
+    path, _, function = (f"{word}:" if word.endswith(".py") else word).rpartition(":")
     if path.endswith(".py"):
         if not Path(path).exists():
             raise InputError(f"{path}: there is no such file; give FILE.py:FUNCTION")
@@ -160,8 +141,10 @@ def _chosen_recipe(word: str) -> Recipe:
         assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
-        if not hasattr(module, function):
-            raise InputError(f"{path}: has no function {function!r} that returns a recipe")
+        if not function or not hasattr(module, function):
+            raise InputError(
+                f"{path}: which function returns the recipe? Give {path}:FUNCTION; {function!r} is not there"
+            )
         return getattr(module, function)()
     if word.endswith(".json"):
         if not Path(word).is_file():
@@ -209,6 +192,9 @@ def evaluate(words: list[str]) -> int:
     source = open_evaluation_source(model.recipe, options.data, options.split)
     check_labels(model.labels, source.labels, str(options.data))
     writer = PredictionWriter(options.out, model.labels)
+    with_ap = importlib.util.find_spec("faster_coco_eval") is not None
+    if not with_ap:
+        _warn("average precision is left out; for it, pip install 'thingstuff[train]'")
 
     def keep(picture: PictureEvaluation) -> None:
         writer.write(picture.result, picture.sample.image_id, picture.sample.file_name)
@@ -216,8 +202,12 @@ def evaluate(words: list[str]) -> int:
     try:
         indices = track(range(len(source)), "evaluating", len(source))
         tally = evaluate_pictures(
-            model, source, indices, with_ap=True, skip_damaged=options.skip_damaged, on_picture=keep
+            model, source, indices, with_ap=with_ap, skip_damaged=options.skip_damaged, on_picture=keep
         )
+    except InputError as error:
+        raise InterruptedWork(
+            f"{error} ({len(writer.images)} predictions are kept in {options.out}; --skip-damaged goes on without it)"
+        ) from error
     finally:
         writer.close()
     evaluation = tally.evaluation()
@@ -226,6 +216,7 @@ def evaluate(words: list[str]) -> int:
         _say_json(evaluation.to_json())
     else:
         _say(evaluation_table(evaluation))
+        _say(f"\nnumbers and predictions: {options.out}")
     return SUCCESS
 
 
@@ -339,12 +330,13 @@ def compare(words: list[str]) -> int:
     from thingstuff.evaluation.compare import compare as compare_files
     from thingstuff.progress import track
 
-    folders = {"a_folder": options.a_folder, "b_folder": options.b_folder, "gt_folder": options.gt_folder}
     comparison = compare_files(
         options.a,
         options.b,
         options.gt,
-        **folders,
+        a_folder=options.a_folder,
+        b_folder=options.b_folder,
+        gt_folder=options.gt_folder,
         workers=options.workers,
         lenient=options.lenient,
         resamples=options.resamples,
@@ -355,7 +347,8 @@ def compare(words: list[str]) -> int:
         write_json(options.json, comparison.to_json())
     _say(comparison.table())
     if options.report is not None:
-        files = ComparedFiles(options.a, options.b, options.gt, **folders, images=options.images)
+        folders = (options.a_folder, options.b_folder, options.gt_folder)
+        files = ComparedFiles(options.a, options.b, options.gt, *folders, options.images)
         write_comparison(options.report, comparison, files)
         _say(f"\nOpen {options.report} in a browser to see the pictures.")
     return SUCCESS
@@ -426,6 +419,8 @@ def predict(words: list[str]) -> int:
     from thingstuff.predict import load
     from thingstuff.predictions import PredictionWriter, find_pictures, predict_files
 
+    if not options.inputs:
+        raise InputError("predict needs pictures: files, folders or patterns such as 'photos/*.jpg'")
     pictures = find_pictures(options.inputs)
     model = load(options.checkpoint, device=options.device, short_side=options.short_side, max_side=options.max_side)
     writer = PredictionWriter(options.out, model.labels)

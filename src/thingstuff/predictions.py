@@ -64,9 +64,17 @@ class PredictionWriter:
         self.names: set[str] = set()
         make_folder(folder)
 
-    def write(self, result: Result, image_id: int | str, file_name: str) -> str:
-        """Write what there is of one result; the name given to its files comes back, without suffix."""
+    def write(self, result: Result, image_id: int | str | None, file_name: str) -> str:
+        """Write what there is of one result; the name given to its files comes back, without suffix.
+
+        Args:
+            result: Of one picture.
+            image_id: The data set's own id of the picture; None: the name, as a number where it is one, as COCO does.
+            file_name: Of the picture.
+        """
         name = self._new_name(file_name)
+        if image_id is None:
+            image_id = int(name) if name.isascii() and name.isdigit() else name
         height, width = result.image.shape[:2]
         self.images.append({"id": image_id, "file_name": file_name, "height": height, "width": width})
         if result.panoptic is not None:
@@ -139,11 +147,6 @@ def make_folder(folder: Path) -> None:
         raise InputError(f"{folder}: cannot be made ({error.strerror}); name another folder with --out") from error
 
 
-def image_id_of(path: Path) -> int | str:
-    """The id of a picture from a folder: its name, as a number where it is one, as COCO names its pictures."""
-    return int(path.stem) if path.stem.isascii() and path.stem.isdigit() else path.stem
-
-
 def common_folder(paths: Sequence[Path]) -> Path:
     """The innermost folder that holds all of the files."""
     shared = paths[0].absolute().parent
@@ -182,6 +185,6 @@ def predict_files(
             if not skip_damaged:
                 return
             continue
-        name = writer.write(result, image_id_of(path), path.absolute().relative_to(root).as_posix())
+        name = writer.write(result, None, path.absolute().relative_to(root).as_posix())
         if overlay:
             result.overlay().convert("RGB").save(writer.folder / "overlays" / f"{name}.jpg", quality=92)

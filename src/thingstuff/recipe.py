@@ -370,8 +370,8 @@ def derive(recipe: Recipe, **changes: Any) -> Recipe:
 
     Args:
         recipe: The parent.
-        changes: A field's new value. A mapping changes only the fields it names; in nested names two underscores stand
-            for a dot, as in ``model__backbone__name="resnet101"``.
+        changes: A field's new value, which may be a whole part; in nested names two underscores stand for a dot, as in
+            ``model__backbone__name="resnet101"``.
 
     Raises:
         InputError: A field does not exist or a value does not fit.

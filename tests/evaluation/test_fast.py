@@ -1,6 +1,8 @@
 # pyright: reportOptionalMemberAccess=false, reportArgumentType=false, reportCallIssue=false, reportOptionalIterable=false, reportTypedDictNotRequiredAccess=false
 """The compiled code gives what Pillow and numpy give, on every PNG file there can be."""
 
+import inspect
+import itertools
 import os
 import subprocess
 import sys
@@ -295,3 +297,10 @@ def test_decoding_is_what_the_format_says(tmp_path):
     Image.fromarray(encode_ids(ids)).save(tmp_path / "ids.png")
     assert read_ids(tmp_path / "ids.png").tolist() == ids.tolist()
     assert decode_ids(encode_ids(ids)).tolist() == ids.tolist()
+
+
+def test_maps_in_memory_load_the_extra_only_when_it_pays(monkeypatch):
+    monkeypatch.setattr(fast, "_calls", itertools.count())
+    monkeypatch.setattr(fast, "_BUSY", 2)
+    monkeypatch.setattr(fast, "load", lambda: "loaded")
+    assert [inspect.unwrap(fast.load_when_busy)() for _ in range(4)] == [None, None, "loaded", "loaded"]

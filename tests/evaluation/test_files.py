@@ -231,6 +231,7 @@ def test_scoring_imports_no_torch():
 @pytest.mark.slow
 def test_memory_of_5000_pairs(tmp_path):
     """One picture, listed 5000 times with its own ids: what grows is what is kept of each."""
+    fast.load()  # Compiling, once on a computer, takes about as much memory by itself.
     gt, pred = write(tmp_path, make_pairs(1))
     for path in (gt, pred):
         document = json.loads(path.read_text())

@@ -98,7 +98,9 @@ def test_branches_follow_the_classes(
 
 @pytest.mark.parametrize(("num_stuff", "num_things"), [(3, 0), (0, 2)])
 def test_networks_for_one_kind_of_class_make_maps(make_network: Maker, num_stuff: int, num_things: int) -> None:
-    network = make_network(num_stuff, num_things, **SMALL, model__fusion__stuff_area=0, model__fusion__score_threshold=0)
+    network = make_network(
+        num_stuff, num_things, **SMALL, model__fusion__stuff_area=0, model__fusion__score_threshold=0
+    )
     images = torch.randint(0, 256, (1, 3, 64, 96), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         outputs = network(images, torch.tensor([[64, 96]]))

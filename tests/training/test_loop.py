@@ -270,7 +270,7 @@ def test_a_run_that_failed_goes_on_exactly(
 def test_parts_batch_norm_and_bfloat16_go_on_exactly(tiny_recipe: Recipe, tmp_path: Path) -> None:
     norms = {f"model__{part}__norm": "batch" for part in ("backbone", "neck", "semantic", "region__mask_head")}
     recipe = derive(tiny_recipe, **norms, optim__precision="bfloat16", optim__kind="sgd", optim__batch_size=4)
-    settings: dict[str, Any] = {"batch_size": 4, "accumulate": 2, "seed": 2**40, "workers": 1}
+    settings: dict[str, Any] = {"batch_size": 4, "accumulate": 2, "seed": 2**40}
     train(recipe, Run(tmp_path / "whole", **settings))
     train(recipe, Run(tmp_path / "parts", **settings, stop_after=2))
     assert [row["step"] for row in read_rows(tmp_path / "parts" / "steps.csv")] == ["1", "2"]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from thingstuff.checkpoint import Checkpoint
+from thingstuff.convert.caffe2 import convert_caffe2_resnet, is_caffe2_resnet
 from thingstuff.convert.classes import labels_for
 from thingstuff.convert.foreign import ForeignWeights, read_weights
 from thingstuff.convert.mapping import count_blocks, first_size, take_weights
@@ -124,6 +125,9 @@ RELEASED = tuple(
 def convert_detectron2(source: Path | str, labels: Path | str | None = None) -> Checkpoint:
     """Read a Panoptic FPN of Detectron2, from its model zoo or from a user's own training.
 
+    A ResNet of its model zoo under Caffe2's names (`ImageNetPretrained/MSRA/R-50.pkl`) gives a checkpoint of its
+    backbone alone, which a training can begin with (`--init`).
+
     The file holds weights only: picture statistics, thresholds and sizes are those of Detectron2's configuration, but
     for the statistics and anchors that older versions kept among the weights, which are taken or must agree.
 
@@ -137,6 +141,8 @@ def convert_detectron2(source: Path | str, labels: Path | str | None = None) -> 
     """
     name = str(source)
     foreign = read_weights(source)
+    if is_caffe2_resnet(foreign.tensors):
+        return convert_caffe2_resnet(foreign.tensors, Path(source))
     network = "a Panoptic FPN of Detectron2"
     num_things = first_size(foreign.tensors, "roi_heads.box_predictor.cls_score.weight", name, network) - 1
     num_stuff = first_size(foreign.tensors, "sem_seg_head.predictor.weight", name, network) - 1

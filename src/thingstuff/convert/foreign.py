@@ -31,8 +31,8 @@ class ForeignWeights:
 def read_weights(path: Path | str) -> ForeignWeights:
     """Read a `.pkl` of Detectron2's model zoo or a `.pth` that torch has saved.
 
-    The weights may stand alone or under ``model`` (Detectron2) or ``state_dict`` (mmdetection); what stands beside them
-    (optimiser, schedule, step) is left out.
+    The weights may stand alone, or under ``model`` (Detectron2), ``state_dict`` (mmdetection) or ``blobs`` (Caffe2);
+    what stands beside them (optimiser, schedule, step) is left out.
 
     Raises:
         InputError: The file is missing or damaged, asks for code to be run, or holds no weights.
@@ -44,7 +44,7 @@ def read_weights(path: Path | str) -> ForeignWeights:
     if not isinstance(content, Mapping):
         raise InputError(f"{file}: holds {type(content).__name__}, not weights by name; give a checkpoint")
     author = content.get("__author__")
-    for key in ("model", "state_dict"):
+    for key in ("model", "state_dict", "blobs"):
         if isinstance(content.get(key), Mapping):
             content = content[key]
             break
@@ -71,8 +71,8 @@ def _read_torch(file: Path) -> Any:
         return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise InputError(
-            f"{file}: refused, it holds more than weights, and to read that would run its code; where you trust it, keep "
-            "its weights alone: torch.save(torch.load(FILE, weights_only=False)['model'], NEW), or ['state_dict']"
+            f"{file}: refused, it holds more than weights, and to read that would run its code; where you trust it, "
+            "keep its weights alone: torch.save(torch.load(FILE, weights_only=False)['model'], NEW), or ['state_dict']"
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
         raise InputError(f"{file}: not a file of torch.save, or damaged; copy or download it again") from error

@@ -160,10 +160,7 @@ def compare(
     Raises:
         InputError: A file is missing or wrong, or an option does not fit.
     """
-    if resamples < 1:
-        raise InputError(f"resamples is {resamples}; draw at least 1, better 10000")
-    if not 0 < confidence < 1:
-        raise InputError(f"confidence is {confidence}; give a fraction between 0 and 1, for example 0.95")
+    _check_options(resamples, confidence)
     problems = Problems(lenient)
     truth = read_truth(Path(gt), None if gt_folder is None else Path(gt_folder), problems)
     models = []
@@ -187,6 +184,13 @@ def compare(
         confidence=confidence,
         warnings=count_warnings(problems.found),
     )
+
+
+def _check_options(resamples: int, confidence: float) -> None:
+    if resamples < 1:
+        raise InputError(f"resamples is {resamples}; draw at least 1, better 10000")
+    if not 0 < confidence < 1:
+        raise InputError(f"confidence is {confidence}; give a fraction between 0 and 1, for example 0.95")
 
 
 def _differences(

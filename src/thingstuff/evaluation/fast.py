@@ -7,6 +7,7 @@ loaded in a fraction of a second. Without the extra, all functions of the packag
 import hashlib
 import importlib
 import importlib.util
+import itertools
 import os
 import sys
 import threading
@@ -25,6 +26,9 @@ from thingstuff.evaluation.png import PackedPng
 
 _TABLE = 1024
 """Pairs of ids that the table of a new workspace holds; it grows when a picture has more."""
+_BUSY = 1000
+"""Pairs of maps in memory after which the time for loading is won back."""
+_calls = itertools.count()
 _lock = threading.Lock()
 
 
@@ -50,6 +54,11 @@ def load() -> Fast | None:
     """Load the extra, compiling it if this is the first time; None if it is not installed."""
     with _lock:
         return _load()
+
+
+def load_when_busy() -> Fast | None:
+    """``load`` from the call on after which loading is worth while, until then None."""
+    return load() if next(_calls) >= _BUSY else None
 
 
 @cache

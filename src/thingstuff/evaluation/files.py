@@ -28,7 +28,7 @@ from thingstuff.labels import Category, LabelSet
 
 Progress = Callable[[Iterable[Any], int], Iterable[Any]]
 """Goes through items, of which there are so many, and shows how far it is."""
-_FEW_PICTURES = 64
+_FEW_PICTURES = 100
 """Up to so many pictures are scored sooner than the compiled code is loaded."""
 _CHUNK = 8
 """Pictures that a thread takes at once."""
@@ -173,9 +173,8 @@ def score_files(
     judged = compare_pictures(truth, predicted, judge, extra, workers, problems)
     watched = judged if progress is None else progress(judged, len(truth.pictures))
     tally = _Tally(judge.labels)
-    for judgement in watched:
-        if judgement is not None:
-            tally.add(judgement)
+    for judgement in filter(None, watched):
+        tally.add(judgement)
     return FileScore(
         average_classes(count_classes(tally.matches, reference_cores=reference_cores), truth.categories),
         mean_iou(tally.confusion) if with_miou else None,

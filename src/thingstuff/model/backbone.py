@@ -1,5 +1,6 @@
 """Any timm network as a pyramid of strides 4 to 32."""
 
+import difflib
 from typing import assert_never, cast
 
 import timm
@@ -84,7 +85,7 @@ class Backbone(nn.Module):
 
 def _create(name: str, in_channels: int, pretrained: bool) -> nn.Module:
     if not timm.is_model(name):
-        near = timm.list_models(f"*{name.split('_')[0].rstrip('0123456789')}*")[:4]
+        near = difflib.get_close_matches(name, timm.list_models(), n=3)
         hint = f"; near: {', '.join(near)}" if near else ""
         raise InputError(f"backbone: timm has no network named {name!r}{hint}")
     try:

@@ -22,7 +22,7 @@ from torch import nn
 from thingstuff.checkpoint import Checkpoint, save_checkpoint, write_synced
 from thingstuff.data.loader import PictureSource, training_loader
 from thingstuff.data.transforms import augment, collate
-from thingstuff.errors import InputError
+from thingstuff.errors import InputError, InterruptedWork
 from thingstuff.evaluate import Evaluation, Tally, evaluate_pictures
 from thingstuff.model.build import build_network
 from thingstuff.model.panoptic import SIZE_DIVISOR, PanopticSegmenter
@@ -119,13 +119,14 @@ def train(recipe: Recipe, run: Run) -> Path:
     with _Diary(recipe, run, plan, trainee, settings, accelerator) as diary:
         while True:
             if progress.evaluated < progress.step and plan.evaluates_at(progress.step):
+                diary.note_judging()
                 judgement = _judge(recipe, judged, val_source, accelerator)
                 diary.note_evaluation(*judgement, val_source)
             diary.save_if_due()
             if progress.step >= last or progress.evaluations_since_best >= patience:
                 break
             # Read before anything changes: a damaged picture must not leave half a step behind.
-            pictures = [next(batches) for _ in range(run.accumulate)]
+            pictures = [_next(batches, run.out) for _ in range(run.accumulate)]
             with diary.whole():
                 set_learning_rate(trainee.optimizer, learning_rate_factor(progress.step, recipe.schedule, plan.scale))
                 # Random numbers inside the network depend on the step alone, so that a resumed run draws the same.
@@ -225,6 +226,13 @@ def _read_batches(
     )
 
 
+def _next(batches: Iterator[Batch], folder: Path) -> Batch:
+    try:
+        return next(batches)
+    except InputError as error:
+        raise InterruptedWork(f"{error}; mend it and go on with --resume --out {folder}") from error
+
+
 # --- evaluation on the way ---
 
 
@@ -286,7 +294,7 @@ class _Diary:
         self.accelerator = accelerator
         self.writes = accelerator.is_main_process
         self.pending: list[tuple[int, float, float, dict[str, torch.Tensor]]] = []
-        self.last_total = float("nan")
+        self.last_total = math.nan
         self.step_started = time.monotonic()
         self.saved_at = -math.inf
         self.can_resume = True
@@ -298,14 +306,21 @@ class _Diary:
         write_synced(self.run.out / "recipe.json", self.recipe.model_dump_json(indent=2).encode())
         self.steps = RunLog(self.run.out, "steps", step + 1)
         self.evaluations = RunLog(self.run.out, "evaluations", step + 1)
-        self.bar = make_progress(
-            TextColumn("loss {task.fields[loss]:.3f}"), TextColumn("{task.fields[speed]:.1f} images/s")
-        )
-        self.task = self.bar.add_task(
-            self.recipe.name, total=self.plan.steps, completed=step, loss=float("nan"), speed=float("nan")
-        )
+        console.print(self._announcement(), highlight=False, soft_wrap=True)
+        self.bar = make_progress(TextColumn("{task.fields[numbers]}"))
+        self.task = self.bar.add_task(self.recipe.name, total=self.plan.steps, completed=step, numbers="")
         self.bar.start()
         return self
+
+    def _announcement(self) -> str:
+        """What is about to happen, in a line."""
+        plan, step = self.plan, self.trainee.progress.step
+        begin = f"from step {step} to" if step else "for"
+        return (
+            f"training {self.recipe.name} {begin} {plan.steps} steps of {plan.batch_size} pictures on "
+            f"{self.accelerator.device} in {self.recipe.optim.precision}, learning rate {plan.learning_rate:g}: "
+            f"{self.run.out}"
+        )
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -314,7 +329,7 @@ class _Diary:
             return
         self.bar.stop()
         try:
-            if self.can_resume:
+            if self.can_resume and self.trainee.progress.step > 0:
                 self._flush()
                 state.save_state(self.run.out, self.trainee, self.settings)
         finally:
@@ -329,6 +344,11 @@ class _Diary:
             yield
             self.can_resume = True
 
+    def note_judging(self) -> None:
+        """Say that the network is being judged, which takes its time."""
+        if self.writes:
+            self.bar.update(self.task, description="evaluating", refresh=True)
+
     def note_step(self, parts: list[Losses]) -> None:
         """Note a step's losses, as means over all processes, and speed."""
         now = time.monotonic()
@@ -341,9 +361,10 @@ class _Diary:
             return
         step, rate = self.trainee.progress.step, self.trainee.optimizer.param_groups[0]["lr"]
         self.pending.append((step, rate, speed, dict(zip(parts[0].terms(), means, strict=True))))
-        if len(self.pending) >= _FLUSH_EVERY:
+        if len(self.pending) >= _FLUSH_EVERY or math.isnan(self.last_total):
             self._flush()
-        self.bar.update(self.task, completed=step, loss=self.last_total, speed=speed)
+        numbers = f"loss {self.last_total:.3f}  {speed:.1f} images/s"
+        self.bar.update(self.task, description=self.recipe.name, completed=step, numbers=numbers)
 
     def note_evaluation(self, evaluation: Evaluation, losses: dict[str, float], source: PictureSource) -> None:
         """Note an evaluation, and write the last checkpoint and perhaps the best."""
@@ -385,7 +406,7 @@ class _Diary:
             )
             if not math.isfinite(self.last_total):
                 self.can_resume = False
-                raise InputError(
+                raise InterruptedWork(
                     f"{self.run.out}: the loss is {self.last_total} at step {step}: it has diverged; begin another run "
                     "with a lower --optim.learning-rate or a --optim.gradient-clip"
                 )

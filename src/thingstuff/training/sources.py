@@ -28,6 +28,10 @@ def open_sources(recipe: Recipe, data: Path | None) -> tuple[PictureSource, Pict
     """
     source = recipe.source
     if isinstance(source, ScenesConfig):
+        if data is not None:
+            raise InputError(
+                f"--data {data}: recipe {recipe.name} draws its own pictures; choose another recipe for it"
+            )
         size = source.size
         return SceneSource(source.train_seed, source.train_count, size), SceneSource(
             source.val_seed, source.val_count, size
@@ -54,6 +58,8 @@ def open_evaluation_source(recipe: Recipe, data: Path | None, split: str) -> Pic
     if data is not None:
         return open_coco_panoptic(data, split)
     if isinstance(recipe.source, ScenesConfig):
+        if split != "val":
+            raise InputError(f"--split {split}: scenes are judged on their validation pictures alone; leave it out")
         return SceneSource(recipe.source.val_seed, recipe.source.val_count, recipe.source.size)
     raise InputError("evaluate needs a data set; name its root with --data")
 

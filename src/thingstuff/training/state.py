@@ -122,14 +122,14 @@ def initialize(network: nn.Module, path: Path) -> None:
 
 
 def check_folder(folder: Path, resume: bool) -> None:
-    """Refuse to write over another run.
+    """Refuse to write over another run; one that failed before its first step left nothing to keep.
 
     Raises:
         InputError: The folder holds one, or is a file.
     """
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder}: this is a file; name a folder with --out")
-    if not resume and (folder / "recipe.json").exists():
+    if not resume and any((folder / name).exists() for name in (STATE_FILE, "best.safetensors", "last.safetensors")):
         raise InputError(f"{folder}: holds a run already; go on with --resume, or name another folder with --out")
 
 
