@@ -277,6 +277,8 @@ def score(words: list[str]) -> int:
         progress=lambda items, total: track(items, "scoring", total),
     )
     _warn_counted(result.warnings)
+    if result.loading_seconds > 2:
+        _warn(f"compiling took {result.loading_seconds:.0f} s of processor time; from now on it is there")
     if options.json is not None:
         write_json(options.json, result.to_json())
     _say(result.table(options.table))

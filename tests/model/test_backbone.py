@@ -146,7 +146,7 @@ def test_frozen_stages_do_not_learn_and_stay_in_evaluation_mode(name: str) -> No
     for frozen_stages in range(5):
         backbone = build(name, norm="batch", frozen_stages=frozen_stages).train()
         statistics = {key: buffer.clone() for key, buffer in backbone.named_buffers() if key.endswith("running_mean")}
-        sum(feature.square().mean() for feature in backbone(IMAGES).features.values()).backward()
+        torch.stack([feature.square().mean() for feature in backbone(IMAGES).features.values()]).sum().backward()
         frozen = [parameter for parameter in backbone.parameters() if not parameter.requires_grad]
         assert all(parameter.grad is None for parameter in frozen)
         assert all(p.grad is not None for p in backbone.parameters() if p.requires_grad)

@@ -1,6 +1,7 @@
 """Backbone, neck, heads and suppression are one graph: exporter and compiler compute exactly what eager does."""
 
 import dataclasses
+import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping
 from itertools import product
@@ -52,8 +53,8 @@ def as_in_production() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch, torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True):
         patch.setattr(jaxtyping.config, "jaxtyping_disable", True)
         for record in (*vars(structures).values(), *vars(rpn).values()):
-            if dataclasses.is_dataclass(record) and hasattr(record.__init__, "__wrapped__"):
-                patch.setattr(record, "__init__", record.__init__.__wrapped__)
+            if dataclasses.is_dataclass(record) and isinstance(record, type):
+                patch.setattr(record, "__init__", inspect.unwrap(record.__init__))
         with torch.no_grad():
             yield
     torch._dynamo.reset()

@@ -93,6 +93,20 @@ def test_classes_do_not_suppress_each_other() -> None:
     assert kept == [(0, 10), (1, 5), (0, 5)]
 
 
+def test_classes_suppress_each_other_where_asked() -> None:
+    boxes = [[0.0, 0, 10, 10], [0, 0, 10, 9]]
+    logits = [[8.0, NOTHING, NOTHING, 0], [NOTHING, 9.0, NOTHING, 0]]
+    found = branch(logits, class_agnostic_nms=True)(PYRAMID, proposals(boxes), SIZES)
+    assert found.labels[found.valid].tolist() == [1]
+
+
+def test_boxes_with_a_short_side_are_dropped_before_they_suppress() -> None:
+    boxes = [[0.0, 0, 10, 4], [0, 0, 10, 5]]
+    logits = [[9.0, NOTHING, NOTHING, 0], [8.0, NOTHING, NOTHING, 0]]
+    found = branch(logits, min_size=5.0)(PYRAMID, proposals(boxes), SIZES)
+    assert found.boxes[found.valid].tolist() == [boxes[1]]
+
+
 def test_each_class_has_its_own_box_relative_to_the_proposal() -> None:
     deltas = torch.zeros(1, 3, 4)
     deltas[0, 0] = torch.tensor([5.0, 0, 0, 0])  # half a width to the right with weight 10

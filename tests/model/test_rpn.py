@@ -32,7 +32,7 @@ def lively_rpn(**options) -> RegionProposalNetwork:
     rpn = RegionProposalNetwork(8, [[8.0], [16.0], [32.0], [64.0], [128.0]], RATIOS, **options).eval()
     for layer, std in ((rpn.conv, 0.1), (rpn.objectness, 1.0), (rpn.deltas, 0.1)):
         torch.nn.init.normal_(layer.weight, std=std)
-    torch.nn.init.constant_(rpn.conv.bias, 3.0)  # no dead cells, which would all have the same logits
+    torch.nn.init.constant_(rpn.get_parameter("conv.bias"), 3.0)  # no dead cells, which would all have the same logits
     return rpn
 
 
@@ -79,8 +79,8 @@ def test_anchors_stand_on_the_top_left_corners_of_cells_row_by_row() -> None:
 def test_shape_of_the_anchor_is_the_fastest_index_of_the_head() -> None:
     rpn = RegionProposalNetwork(8, DETECTRON2_SIZES, RATIOS)
     with torch.no_grad():
-        rpn.objectness.bias.copy_(torch.tensor([1.0, 2, 3]))
-        rpn.deltas.bias.copy_(torch.arange(12.0))
+        rpn.get_parameter("objectness.bias").copy_(torch.tensor([1.0, 2, 3]))
+        rpn.get_parameter("deltas.bias").copy_(torch.arange(12.0))
         rpn.conv.weight.zero_()
         predictions = rpn.predict(pyramid(32, 32))
     count = len(predictions.anchors)

@@ -391,7 +391,8 @@ class _Diary:
 
     def save_if_due(self) -> None:
         """Save the state if the last time is long enough ago."""
-        if self.writes and time.monotonic() - self.saved_at >= 60 * self.run.save_minutes:
+        due = time.monotonic() - self.saved_at >= 60 * self.run.save_minutes
+        if self.writes and due and self.trainee.progress.step > 0:
             self._flush()
             state.save_state(self.run.out, self.trainee, self.settings)
             self.saved_at = time.monotonic()
