@@ -14,7 +14,8 @@ from pathlib import Path
 from thingstuff.recipe import derive
 from thingstuff.recipes import find_recipe
 from thingstuff.training.logs import read_rows
-from thingstuff.training.loop import Run, train
+from thingstuff.training.loop import train
+from thingstuff.training.run import Run
 
 
 def main() -> None:

@@ -89,7 +89,7 @@ def train(words: list[str]) -> int:
             "`thingstuff train RECIPE --help` lists what can be changed"
         )
     base = _chosen_recipe(words[0])
-    from thingstuff.training.loop import Run
+    from thingstuff.training.run import Run
 
     def parse(
         recipe: Annotated[Recipe, arg(name="")] = base,

@@ -9,7 +9,8 @@ from safetensors.torch import load_file
 
 from thingstuff.recipe import Recipe, derive
 from thingstuff.training.logs import read_rows
-from thingstuff.training.loop import Run, train
+from thingstuff.training.loop import train
+from thingstuff.training.run import Run
 
 pytestmark = pytest.mark.skipif(
     not torch.distributed.is_available() or not torch.distributed.is_gloo_available(), reason="torch without gloo"
@@ -19,7 +20,8 @@ SCRIPT = """
 import sys
 from pathlib import Path
 from thingstuff.recipe import read_recipe
-from thingstuff.training.loop import Run, train
+from thingstuff.training.loop import train
+from thingstuff.training.run import Run
 
 recipe, out, resume, stop_after = sys.argv[1:]
 train(

@@ -24,10 +24,11 @@ from thingstuff.evaluate import Evaluation
 from thingstuff.predict import load
 from thingstuff.recipe import Recipe, derive
 from thingstuff.structures import Sample
-from thingstuff.training import loop
+from thingstuff.training import diary, loop
 from thingstuff.training.logs import read_rows
-from thingstuff.training.loop import Run, train
+from thingstuff.training.loop import train
 from thingstuff.training.optim import learning_rate_factor
+from thingstuff.training.run import Run
 from thingstuff.training.state import STATE_FILE
 
 # --- what a run leaves behind ---
@@ -202,7 +203,7 @@ def test_ctrl_c_waits_for_what_belongs_together_but_not_the_second(times: int, d
     usual, found = signal.getsignal(signal.SIGINT), []
 
     def interrupted() -> None:
-        with loop._hold_interrupt():
+        with diary.hold_interrupt():
             for _ in range(times):
                 signal.raise_signal(signal.SIGINT)
             found.append("all")
@@ -215,7 +216,7 @@ def test_ctrl_c_waits_for_what_belongs_together_but_not_the_second(times: int, d
 
 def test_signals_are_left_alone_outside_the_main_thread() -> None:
     def enter() -> bool:
-        with loop._hold_interrupt():
+        with diary.hold_interrupt():
             return True
 
     with ThreadPoolExecutor(1) as pool:
@@ -242,7 +243,7 @@ def fail_at(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, call: int, e
     ("owner", "name", "call", "error", "step"),
     [
         (loop, "_judge", 1, KeyboardInterrupt(), 3),  # the evaluation is made up for
-        (loop._Diary, "_write_evaluation", 1, Failure(), 2),  # half noted: from the state before
+        (diary.Diary, "_write_evaluation", 1, Failure(), 2),  # half noted: from the state before
         (torch.optim.AdamW, "step", 5, Failure(), 4),  # half a step: from the state before
         (SceneSource, "read", 12, InputError("picture.png: damaged"), 3),  # two for each step, four for the evaluation
     ],
