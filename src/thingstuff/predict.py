@@ -19,10 +19,10 @@ from thingstuff.data.transforms import resize_image, target_size
 from thingstuff.errors import InputError
 from thingstuff.labels import LabelSet
 from thingstuff.model import boxes as box_ops
-from thingstuff.model.fusion import paste_in_box, semantic_labels
+from thingstuff.model.fusion import find_paste, semantic_labels
 from thingstuff.model.panoptic import SIZE_DIVISOR, PanopticSegmenter
 from thingstuff.published import PUBLISHED, published_checkpoint
-from thingstuff.structures import Outputs, Panoptic, PanopticMaps, Segment, Size, encode_ids
+from thingstuff.structures import MaskPaste, Outputs, Panoptic, PanopticMaps, Segment, Size, encode_ids
 
 Picture = str | Path | Image.Image | np.ndarray
 """A path, a PIL image, or an (H, W, C) array, RGB where C = 3."""
@@ -38,6 +38,7 @@ class DetectedInstances:
         category_ids: The data set's own category ids.
         mask_probabilities: The masks inside their boxes; None from a network without mask branch.
         size: Height and width of the output.
+        mask_paste: How masks come to the picture.
     """
 
     boxes: Float32[np.ndarray, "n 4"]
@@ -45,6 +46,7 @@ class DetectedInstances:
     category_ids: Int64[np.ndarray, " n"]
     mask_probabilities: Float32[np.ndarray, "n M M"] | None
     size: Size
+    mask_paste: MaskPaste = "pixel_centers"
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -53,7 +55,7 @@ class DetectedInstances:
         """One mask at the size of the output; only from a network with a mask branch."""
         assert self.mask_probabilities is not None
         probabilities, box = torch.from_numpy(self.mask_probabilities[row]), torch.from_numpy(self.boxes[row])
-        window, (top, left) = paste_in_box(probabilities, box, self.size)
+        window, (top, left) = find_paste(self.mask_paste)(probabilities, box, self.size)
         mask = np.zeros(self.size, dtype=bool)
         mask[top : top + window.shape[0], left : left + window.shape[1]] = window.numpy()
         return mask
@@ -266,7 +268,9 @@ class Model:
         panoptic = None
         if self.network.fusion is not None:
             panoptic = to_panoptic(self.network.fusion(outputs, 0, size, output_size), self.labels)
-        instances = _to_instances(outputs, size, output_size, self.labels)
+        region = self.recipe.model.region
+        paste = region.mask_head.mask_paste if region and region.mask_head else "pixel_centers"
+        instances = _to_instances(outputs, size, output_size, self.labels, paste)
         semantic = self.recipe.model.semantic
         merged = semantic is not None and semantic.things == "merged" and self.labels.num_things > 0
         return Result(image, panoptic, instances, self.labels, outputs, (size, output_size), merged)
@@ -360,7 +364,9 @@ def to_panoptic(maps: PanopticMaps, labels: LabelSet) -> Panoptic:
     return Panoptic(ids, tuple(segments))
 
 
-def _to_instances(outputs: Outputs, size: Size, output_size: Size, labels: LabelSet) -> DetectedInstances | None:
+def _to_instances(
+    outputs: Outputs, size: Size, output_size: Size, labels: LabelSet, mask_paste: MaskPaste
+) -> DetectedInstances | None:
     found = outputs.instances
     if found is None:
         return None
@@ -373,6 +379,7 @@ def _to_instances(outputs: Outputs, size: Size, output_size: Size, labels: Label
         labels.category_ids[labels.num_stuff + found.labels[0, keep].cpu().numpy()],
         probabilities,
         output_size,
+        mask_paste,
     )
 
 

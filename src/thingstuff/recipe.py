@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from tyro.conf import Suppress
 
 from thingstuff.errors import InputError
-from thingstuff.structures import BackboneNorm, ChannelOrder, NormKind
+from thingstuff.structures import AnchorKind, BackboneNorm, ChannelOrder, MaskPaste, NormKind
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -89,6 +89,13 @@ class RPNConfig(Schema):
     """Proposals that leave, in training and inference."""
     iou_threshold: Fraction = 0.7
     """Largest overlap of two proposals of one level."""
+    min_size: Annotated[float, Field(ge=0)] = 0.0
+    """Shortest side of a proposal in pixels; torchvision: 0.001."""
+    anchor_kind: AnchorKind = "exact"
+    """Anchors as they come (Detectron2), rounded to whole pixels (torchvision), or as in Detectron: rounded when small,
+    then enlarged, around the middle of the cell."""
+    fitted_strides: bool = False
+    """Anchors lie apart by picture size over level size, rounded down, as in torchvision, not by the level's stride."""
     negative_iou: Fraction = 0.3
     """Anchors that overlap every object by less are background."""
     positive_iou: Fraction = 0.7
@@ -133,6 +140,8 @@ class MaskHeadConfig(Schema):
     """3x3 convolutions before the upsampling."""
     norm: NormKind = "none"
     """Norm after each convolution; none in the paper."""
+    mask_paste: MaskPaste = "pixel_centers"
+    """Masks are sampled at pixel centres (Detectron2), or resized to their box in whole pixels (torchvision)."""
 
 
 class RegionConfig(Schema):
@@ -152,6 +161,13 @@ class RegionConfig(Schema):
     """Detections with at most this probability are dropped."""
     iou_threshold: Fraction = 0.5
     """Largest overlap of two detections of one class."""
+    inclusive_boxes: bool = False
+    """Boxes include their last pixel, as in Detectron, PANet and UPSNet: regions are pooled up to its first side. Size,
+    deltas, overlaps and levels of such boxes are those of boxes that end behind it, so nothing else differs."""
+    class_agnostic_nms: bool = False
+    """Detections of different classes suppress each other, as in mmdetection's Panoptic FPN."""
+    min_size: Annotated[float, Field(ge=0)] = 0.0
+    """Detections with a shorter side, in pixels, are dropped before suppression; torchvision: 0.01."""
     num_detections: Count = 100
     """Detections kept for each picture."""
     box_weights: tuple[Positive, Positive, Positive, Positive] = (10.0, 10.0, 5.0, 5.0)
@@ -280,6 +296,8 @@ class LossConfig(Schema):
     """Lambda_s of the paper."""
     semantic_size: Literal["full", "quarter"] = "full"
     """Compare logits with the label map at full size (Detectron2), or at stride 4, which is far cheaper."""
+    semantic_mean: Literal["labelled", "all"] = "labelled"
+    """Mean over the labelled pixels (the paper, Detectron2), or over all, void and padding included (mmdetection)."""
     box_beta: Annotated[float, Field(ge=0)] = 0.0
     """Smooth L1 is quadratic below it; 0 is plain L1 (Detectron2)."""
     rpn_beta: Annotated[float, Field(ge=0)] = 0.0

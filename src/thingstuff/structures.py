@@ -42,6 +42,10 @@ NormKind = Literal["none", "batch", "sync_batch", "group"]
 """Norm after a convolution of neck and heads."""
 BackboneNorm = Literal["frozen_batch", "batch", "sync_batch", "group"]
 """What becomes of a backbone's batch norms: constants, learned, learned over all processes, group norm instead."""
+AnchorKind = Literal["exact", "rounded", "legacy"]
+"""Anchors as they come, rounded to whole pixels (torchvision), or as Detectron makes them (see ``cell_anchors``)."""
+MaskPaste = Literal["pixel_centers", "whole_pixels"]
+"""How a mask comes to the picture: sampled at pixel centres, or resized to its box in whole pixels."""
 ChannelOrder = Literal["rgb", "bgr"]
 """What the network expects; pictures outside the network are always RGB."""
 

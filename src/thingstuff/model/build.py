@@ -44,7 +44,7 @@ def build_network(recipe: Recipe, labels: LabelSet) -> PanopticSegmenter:
         _build_rpn(region.rpn, channels) if region else None,
         _build_region(region, channels, labels.num_things) if region else None,
         _build_semantic(model.semantic, channels, labels),
-        _build_fusion(model.fusion, labels),
+        _build_fusion(model.fusion, model.region, labels),
         pixel_mean=recipe.picture.mean,
         pixel_std=recipe.picture.std,
         channel_order=recipe.picture.channel_order,
@@ -59,12 +59,21 @@ def _build_rpn(config: RPNConfig, channels: int) -> RegionProposalNetwork:
         config.candidates_per_level,
         config.num_proposals,
         config.iou_threshold,
+        min_size=config.min_size,
+        anchor_kind=config.anchor_kind,
+        fitted_strides=config.fitted_strides,
     )
 
 
 def _build_region(config: RegionConfig, channels: int, num_things: int) -> RegionBranch:
     def pool(size: int, entry: nn.Module) -> AssignedLevelPool:
-        return AssignedLevelPool(size, entry, sampling_ratio=config.sampling_ratio, aligned=config.aligned)
+        return AssignedLevelPool(
+            size,
+            entry,
+            sampling_ratio=config.sampling_ratio,
+            aligned=config.aligned,
+            inclusive_boxes=config.inclusive_boxes,
+        )
 
     box, mask = config.box_head, config.mask_head
     mask_pool = mask_head = None
@@ -80,6 +89,8 @@ def _build_region(config: RegionConfig, channels: int, num_things: int) -> Regio
         score_threshold=config.score_threshold,
         iou_threshold=config.iou_threshold,
         box_weights=config.box_weights,
+        class_agnostic_nms=config.class_agnostic_nms,
+        min_size=config.min_size,
     )
 
 
@@ -93,8 +104,8 @@ def _build_semantic(config: SemanticConfig | None, channels: int, labels: LabelS
     return UpsampleSumHead(channels, config.channels, num_classes, norm=config.norm)
 
 
-def _build_fusion(config: FusionConfig | None, labels: LabelSet) -> Fusion | None:
-    if config is None:
+def _build_fusion(config: FusionConfig | None, region: RegionConfig | None, labels: LabelSet) -> Fusion | None:
+    if config is None or region is None or region.mask_head is None:
         return None
     return partial(
         merge_by_score,
@@ -102,4 +113,5 @@ def _build_fusion(config: FusionConfig | None, labels: LabelSet) -> Fusion | Non
         score_threshold=config.score_threshold,
         overlap_threshold=config.overlap_threshold,
         stuff_area=config.stuff_area,
+        mask_paste=region.mask_head.mask_paste,
     )

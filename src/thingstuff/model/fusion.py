@@ -1,7 +1,7 @@
 """Two branches become one panoptic map."""
 
 from collections.abc import Callable
-from typing import Literal, Protocol, assert_never, runtime_checkable
+from typing import Protocol, assert_never, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -9,13 +9,11 @@ from jaxtyping import Bool, Float, Float32, UInt8
 from torch import Tensor
 
 from thingstuff.model import boxes as box_ops
-from thingstuff.structures import Outputs, PanopticMaps, Size
+from thingstuff.structures import MaskPaste, Outputs, PanopticMaps, Size
 
 _CHANNELS_AT_ONCE = 8
 """Semantic channels brought to full size together; bounds the memory of the argmax."""
 
-MaskPaste = Literal["pixel_centers", "whole_pixels"]
-"""How a mask comes to the picture: sampled at pixel centres, or resized to its box in whole pixels."""
 Paste = Callable[[Float32[Tensor, "M M"], Float32[Tensor, " 4"], Size], tuple[Bool[Tensor, "h w"], tuple[int, int]]]
 """Brings one mask to the picture: its window there, and the window's top left corner ``(y, x)``."""
 

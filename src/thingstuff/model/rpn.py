@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, assert_never
+from typing import assert_never
 
 import torch
 import torch.nn.functional as F
@@ -13,12 +13,10 @@ from torch import Tensor, nn
 from thingstuff.model import boxes as box_ops
 from thingstuff.model.layers import init_normal
 from thingstuff.model.nms import keep_mask
-from thingstuff.structures import Proposals, Pyramid
+from thingstuff.structures import AnchorKind, Proposals, Pyramid
 
 FINEST_STRIDE = 4
 """Of the first level; each further one has twice the stride of the one before."""
-AnchorKind = Literal["exact", "rounded", "legacy"]
-"""Anchors as they come, rounded to whole pixels (torchvision), or as Detectron makes them (see ``cell_anchors``)."""
 
 BOX_WEIGHTS: box_ops.BoxWeights = (1.0, 1.0, 1.0, 1.0)
 

@@ -117,7 +117,8 @@ class Objective(nn.Module):
             logits = F.interpolate(logits, scale_factor=4, mode="bilinear", align_corners=False)
         else:
             labels = labels[:, 2::4, 2::4].contiguous()
-        return losses.semantic_loss(logits, labels, VOID_LABEL), (labels != VOID_LABEL).sum().float()
+        counted = labels != VOID_LABEL if self.loss.semantic_mean == "labelled" else torch.ones_like(labels)
+        return losses.semantic_loss(logits, labels, VOID_LABEL), counted.sum().float()
 
     # --- anchors ---
 
