@@ -163,6 +163,8 @@ def test_a_folder_with_a_run_is_not_overwritten(tmp_path: Path) -> None:
     check_folder(tmp_path / "new", resume=False)
     check_folder(tmp_path, resume=False)
     (tmp_path / "recipe.json").write_text("{}")
+    check_folder(tmp_path, resume=False)  # a run that failed before its first step left nothing to keep
+    (tmp_path / "last.safetensors").write_bytes(b"")
     check_folder(tmp_path, resume=True)
     with pytest.raises(
         InputError, match=r"holds a run already; go on with --resume, or name another folder with --out"

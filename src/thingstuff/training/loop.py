@@ -5,6 +5,7 @@ It runs on one process as it is, and on several under `torchrun` or `accelerate 
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -59,7 +60,7 @@ def train(recipe: Recipe, run: Run) -> Path:
     device, bfloat16 = accelerator.device, recipe.optim.precision == "bfloat16"
     last = plan.steps if run.stop_after is None else min(plan.steps, run.stop_after)
     patience = recipe.schedule.early_stopping or plan.steps
-    with Diary(recipe, run, plan, trainee, settings, accelerator) as diary:
+    with Diary(recipe, run, plan, trainee, settings, accelerator) as diary, _on_the_way(run.out):
         while True:
             if progress.evaluated < progress.step and plan.evaluates_at(progress.step):
                 diary.note_judging()
@@ -69,7 +70,7 @@ def train(recipe: Recipe, run: Run) -> Path:
             if progress.step >= last or progress.evaluations_since_best >= patience:
                 break
             # Read before anything changes: a damaged picture must not leave half a step behind.
-            pictures = [_next(batches, run.out) for _ in range(run.accumulate)]
+            pictures = [next(batches) for _ in range(run.accumulate)]
             with diary.whole():
                 set_learning_rate(trainee.optimizer, learning_rate_factor(progress.step, recipe.schedule, plan.scale))
                 # Random numbers inside the network depend on the step alone, so that a resumed run draws the same.
@@ -145,9 +146,11 @@ def _read_batches(
     )
 
 
-def _next(batches: Iterator[Batch], folder: Path) -> Batch:
+@contextmanager
+def _on_the_way(folder: Path) -> Iterator[None]:
+    """From here on, wrong input interrupts a run that has begun and can go on."""
     try:
-        return next(batches)
+        yield
     except InputError as error:
         raise InterruptedWork(f"{error}; mend it and go on with --resume --out {folder}") from error
 
