@@ -9,7 +9,7 @@ demo: $(VENV)/installed
 	$(BIN)/thingstuff demo
 
 test: $(VENV)/installed-dev lint
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+	$(BIN)/python -m pytest -n logical --dist loadfile -m "not slow and not gpu"
 
 slow: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -m "slow"

@@ -170,6 +170,7 @@ def test_torchmetrics_does_not_miss_what_void_hides():
     assert match_by_rules(picture, LABELS, "torchmetrics") == PictureMatch((), (SKY,), ())
 
 
+@pytest.mark.slow
 @pytest.mark.reference
 @pytest.mark.filterwarnings("ignore")
 def test_torchmetrics_agrees_with_torchmetrics():
