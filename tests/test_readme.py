@@ -65,6 +65,10 @@ COMMANDS = {
     "make test": Expected(elsewhere="test_makefile; it runs this very test"),
     "pip install thingstuff": Expected(elsewhere="needs the network; test_extras"),
     "pip install 'thingstuff[train]'": Expected(elsewhere="needs the network; test_extras"),
+    "pip install 'thingstuff[fast]'": Expected(elsewhere="needs the network; test_extras"),
+    "thingstuff score truth.json predictions.json": Expected(),
+    "thingstuff compare a.json b.json --gt truth.json": Expected(),
+    "thingstuff convert detectron2 model_final.pkl panoptic_fpn.safetensors": Expected(elsewhere="test_convert.py"),
     "thingstuff demo": Expected("", "runs/demo", ("metrics.json", "report.html", "overlays", *RESULTS)),
     "thingstuff recipes": Expected(),
     "thingstuff recipes show tiny_scenes": Expected(),
@@ -166,6 +170,9 @@ def test_readme(folder: Path):
     for index, name in enumerate(("street.jpg", "pictures/a.jpg", "pictures/b.png")):
         Image.fromarray(source.read(index).image).save(name)
     make_coins(folder).rename("ROOT")
+    for name in ("truth", "predictions", "a", "b"):
+        shutil.copy("ROOT/panoptic_val.json", f"{name}.json")
+        shutil.copytree("ROOT/panoptic_val", name)
     for language, text in blocks(README):
         if language == "python":
             run_python(text)

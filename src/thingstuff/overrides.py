@@ -40,8 +40,8 @@ def split_overrides(words: Sequence[str], options: Set[str]) -> tuple[Overrides,
             rest.append(word)
             continue
         name, negative = _field_of(name, fields, options)
-        taking = overrides.setdefault(name, [])
-        taking += ["false"] if negative else [value] if equals else []
+        # Given twice, the last counts.
+        taking = overrides[name] = ["false"] if negative else [value] if equals else []
     return overrides, rest
 
 

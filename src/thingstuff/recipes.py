@@ -96,9 +96,9 @@ def tiny_facades() -> Recipe:
         ),
         optim__batch_size=8,
         optim__learning_rate=1.5e-3,
-        schedule__steps=4000,
-        schedule__warmup_steps=200,
-        schedule__evaluate_every=400,
+        schedule__steps=2400,
+        schedule__warmup_steps=150,
+        schedule__evaluate_every=240,
         schedule__repeat_threshold=0.3,
     )
 
@@ -119,8 +119,8 @@ def tiny_nuclei() -> Recipe:
             vertical_flip=0.5,
             color=ColorConfig(brightness=0.3, contrast=0.3, saturation=0.2),
         ),
-        schedule__steps=2500,
-        schedule__evaluate_every=250,
+        schedule__steps=1500,
+        schedule__evaluate_every=150,
     )
 
 
