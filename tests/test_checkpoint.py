@@ -237,3 +237,23 @@ def test_a_folder_without_permission(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     with pytest.raises(InputError, match=r"cannot be written \(Permission denied\)"):
         write_synced(tmp_path / "file", b"new")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_refused(tmp_path: Path, tiny_checkpoint: Checkpoint, value: float) -> None:
+    name = "neck.lateral.0.0.weight"
+    broken = {**tiny_checkpoint.weights, name: torch.full_like(tiny_checkpoint.weights[name], value)}
+    save_checkpoint(tmp_path / "broken.safetensors", replace(tiny_checkpoint, weights=broken))
+    with pytest.raises(InputError, match=rf"broken\.safetensors: tensor {name} is not made of finite numbers"):
+        load_checkpoint(tmp_path / "broken.safetensors")
+
+
+@pytest.mark.parametrize("metadata", [{}, {"labels": "{"}, {"labels": "null"}])
+def test_damaged_metadata_is_named(tmp_path: Path, metadata: dict[str, str]) -> None:
+    from safetensors.torch import save_file
+
+    whole = {"format": FORMAT, "recipe": "{}", "labels": "[]", "metrics": "{}", "versions": "{}", "credit": ""}
+    content = whole | metadata if metadata else {"format": FORMAT}
+    save_file({"x": torch.zeros(1)}, tmp_path / "c.safetensors", content)
+    with pytest.raises(InputError, match=r"c\.safetensors: its metadata is damaged \(.*\); copy or download it again"):
+        load_checkpoint(tmp_path / "c.safetensors")

@@ -192,7 +192,7 @@ def test_train_refuses(shell: Shell, line: str, parts: list[str]):
     [
         ("--optim.learning-rte 0.1", ["--optim.learning-rte", "--optim.learning-rate"]),
         ("--optim.kind adam", ["adam", "sgd", "adamw"]),
-        ("--optim.momentum 2", ["momentum", "less than or equal to 1"]),
+        ("--optim.momentum 2", ["momentum", "less than 1"]),
         ("--optim.learning-rate fast", ["optim.learning_rate", "fast"]),
         ("--schedule.decay steps --schedule.milestones 5000", ["milestones", "5000", "1100"]),
     ],

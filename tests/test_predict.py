@@ -207,10 +207,17 @@ def test_output_size(model: Model, result: Result, size: tuple[int, int]) -> Non
         np.testing.assert_allclose(found.instances.boxes, result.instances.boxes * scale, atol=1e-3)
 
 
-@pytest.mark.parametrize("size", [(0, 5), (5, -1)])
+@pytest.mark.parametrize("size", [(0, 5), (5, -1), (True, 5), (10**7, 5)])
 def test_impossible_output_sizes(model: Model, size: Any) -> None:
-    with pytest.raises(InputError, match=r"output_size is .*; give \(height, width\), each at least 1"):
+    with pytest.raises(
+        InputError, match=r"output_size is .*; give (\(height, width\)|a whole number of pixels from 1)"
+    ):
         model(SCENE, output_size=size)
+
+
+def test_sixteen_bits_are_seen_as_eight(model: Model) -> None:
+    wide = SCENE.astype(np.uint16) * 257
+    assert same(model(wide).ids, model(SCENE).ids)
 
 
 def test_masks_lie_in_their_boxes(result: Result) -> None:
@@ -377,9 +384,10 @@ def test_load_keeps_what_the_checkpoint_says(tmp_path: Path, tiny_checkpoint: Ch
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"short_side": -1}, "short_side is -1; give a number of pixels, at least 0"),
-        ({"max_side": 0}, "max_side is 0; give a number of pixels, at least 1"),
-        ({"device": "gpu"}, "device is 'gpu'; give 'cpu', 'cuda', 'cuda:1' or 'mps'"),
+        ({"short_side": -1}, "short_side is -1; give a whole number of pixels from 0"),
+        ({"short_side": 32, "max_side": 0}, "max_side is 0; give a whole number of pixels from 1"),
+        ({"max_side": 50}, "max_side is 50, but pictures keep their size here; give short_side as well"),
+        ({"device": "gpu"}, r"device is 'gpu', which cannot be used here \(.*\); use 'cpu'"),
     ],
 )
 def test_wrong_options(tmp_path: Path, tiny_checkpoint: Checkpoint, options: dict[str, Any], message: str) -> None:
@@ -390,7 +398,7 @@ def test_wrong_options(tmp_path: Path, tiny_checkpoint: Checkpoint, options: dic
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_a_device_that_is_not_there(tiny_checkpoint: Checkpoint) -> None:
-    with pytest.raises(InputError, match="device is 'cuda', but torch finds no CUDA device here; use 'cpu'"):
+    with pytest.raises(InputError, match=r"device is 'cuda', which cannot be used here \(.*\); use 'cpu'"):
         Model(tiny_checkpoint, device="cuda")
 
 

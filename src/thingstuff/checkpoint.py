@@ -118,6 +118,7 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
             metadata = opened.metadata() or {}
             _check_kind(metadata, file)
             weights = {name: _as_float32(opened.get_tensor(name)) for name in opened.keys()}  # noqa: SIM118
+            _check_finite(weights, file)
     except SafetensorError as error:
         raise InputError(
             f"{file}: not a safetensors file, or cut short ({error}); copy or download it again"
@@ -126,13 +127,20 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
         raise InputError(
             f"{file}: cannot be read ({error.strerror or error}); check the file and its permissions"
         ) from error
+    try:
+        labels, metrics, versions = (json.loads(metadata[name]) for name in ("labels", "metrics", "versions"))
+        recipe, credit = metadata["recipe"], metadata["credit"]
+    except (KeyError, ValueError) as error:
+        raise InputError(f"{file}: its metadata is damaged ({error}); copy or download it again") from error
+    if not isinstance(labels, list):
+        raise InputError(f"{file}: its metadata is damaged (labels is no list); copy or download it again")
     return Checkpoint(
         weights,
-        read_recipe(metadata["recipe"], f"{file}: recipe"),
-        LabelSet.from_coco(json.loads(metadata["labels"]), str(file)),
-        json.loads(metadata["metrics"]),
-        metadata["credit"],
-        json.loads(metadata["versions"]),
+        read_recipe(recipe, f"{file}: recipe"),
+        LabelSet.from_coco(labels, str(file)),
+        metrics,
+        credit,
+        versions,
     )
 
 
@@ -147,6 +155,8 @@ def find_checkpoint(path: Path | str) -> Path:
     file = Path(path)
     if file.is_dir():
         raise InputError(f"{file}: this is a folder, not a checkpoint; name the .safetensors file in it")
+    if file.exists() and not file.is_file():
+        raise InputError(f"{file}: this is no ordinary file; name a .safetensors file")
     if not file.exists():
         names = ", ".join(BUNDLED)
         raise InputError(
@@ -185,6 +195,14 @@ def _check_kind(metadata: Mapping[str, str], file: Path) -> None:
         raise InputError(
             f"{file}: {metadata['format']!r} is newer than {FORMAT!r}; update with pip install -U thingstuff"
         )
+
+
+def _check_finite(weights: Mapping[str, Tensor], file: Path) -> None:
+    for name, tensor in weights.items():
+        if tensor.is_complex() or (tensor.is_floating_point() and not tensor.isfinite().all()):
+            raise InputError(
+                f"{file}: tensor {name} is not made of finite numbers; the network has diverged or is damaged"
+            )
 
 
 def _as_float32(tensor: Tensor) -> Tensor:

@@ -2,7 +2,9 @@
 
 import difflib
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 
 from thingstuff import __version__
@@ -48,15 +50,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = [word for word in words if word != "--debug"]
     if words[:1] == ["help"] and words[1:]:
         words = [words[1], "--help"]
-    if not words or words[0] in ("--help", "-h", "help"):
-        sys.stdout.write(USAGE.format(verbs="\n".join(f"  {verb:10s}{text}" for verb, text in VERBS.items())))
-        return SUCCESS if words else WRONG_INPUT
-    if words[0] in ("--version", "-V"):
-        sys.stdout.write(f"thingstuff {__version__}\n")
-        return SUCCESS
-    # Whoever pipes the output into `head` closes it early; that is no error.
+    # A service manager's stop is a person's Ctrl-C: what is done is written before the end.
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        return _run(words[0], words[1:])
+        code = _answer(words)
+        sys.stdout.flush()
+        return code
     except InputError as error:
         return _complain(str(error), WRONG_INPUT, debug)
     except InterruptedWork as error:
@@ -64,11 +64,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _complain("interrupted; what was finished before is kept", FAILED, debug)
     except BrokenPipeError:
+        # Whoever pipes the output into `head` closes it early; that is no error.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return SUCCESS
     except Exception as error:  # the last resort: one line instead of a traceback
         text = " ".join(str(error).split()) or type(error).__name__
         return _complain(f"{type(error).__name__}: {text} (run again with --debug to see where)", FAILED, debug)
+
+
+def _answer(words: list[str]) -> int:
+    if not words or words[0] in ("--help", "-h", "help"):
+        sys.stdout.write(USAGE.format(verbs="\n".join(f"  {verb:10s}{text}" for verb, text in VERBS.items())))
+        return SUCCESS if words else WRONG_INPUT
+    if words[0] in ("--version", "-V"):
+        sys.stdout.write(f"thingstuff {__version__}\n")
+        return SUCCESS
+    return _run(words[0], words[1:])
 
 
 def _run(verb: str, words: list[str]) -> int:
@@ -87,7 +98,7 @@ def _complain(message: str, code: int, debug: bool) -> int:
         import traceback
 
         traceback.print_exc()
-    sys.stderr.write(f"thingstuff: {message}\n")
+    sys.stderr.write(f"thingstuff: {' '.join(message.splitlines())}\n")
     return code
 
 

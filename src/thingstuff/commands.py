@@ -136,21 +136,30 @@ def _chosen_recipe(word: str) -> Recipe:
     if path.endswith(".py"):
         if not Path(path).exists():
             raise InputError(f"{path}: there is no such file; give FILE.py:FUNCTION")
-        spec = importlib.util.spec_from_file_location(Path(path).stem, path)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        if not function or not hasattr(module, function):
-            raise InputError(
-                f"{path}: which function returns the recipe? Give {path}:FUNCTION; {function!r} is not there"
-            )
-        return getattr(module, function)()
+        return _own_recipe(Path(path), function)
     if word.endswith(".json"):
         if not Path(word).is_file():
             raise InputError(f"{word}: there is no such file; every run folder has its recipe.json")
         return read_recipe(Path(word).read_bytes(), word)
     return find_recipe(word)
+
+
+def _own_recipe(path: Path, function: str) -> Recipe:
+    """The recipe that a function in somebody's own file returns."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        recipe = getattr(module, function)() if function and hasattr(module, function) else None
+    except InputError:
+        raise
+    except Exception as error:  # whatever their code raises
+        raise InputError(f"{path}: {type(error).__name__}: {' '.join(str(error).split())}") from error
+    if not isinstance(recipe, Recipe):
+        raise InputError(f"{path}: which function returns the recipe? Give {path}:FUNCTION; {function!r} does not")
+    return recipe
 
 
 # --- evaluate ---
@@ -192,6 +201,7 @@ def evaluate(words: list[str]) -> int:
     source = open_evaluation_source(model.recipe, options.data, options.split)
     check_labels(model.labels, source.labels, str(options.data))
     writer = PredictionWriter(options.out, model.labels)
+    (options.out / "metrics.json").unlink(missing_ok=True)  # numbers of an earlier run beside new predictions mislead
     with_ap = importlib.util.find_spec("faster_coco_eval") is not None
     if not with_ap:
         _warn("average precision is left out; for it, pip install 'thingstuff[train]'")
@@ -279,9 +289,9 @@ def score(words: list[str]) -> int:
     _warn_counted(result.warnings)
     if result.loading_seconds > 2:
         _warn(f"compiling took {result.loading_seconds:.0f} s of processor time; from now on it is there")
+    _say(result.table(options.table))
     if options.json is not None:
         write_json(options.json, result.to_json())
-    _say(result.table(options.table))
     return SUCCESS
 
 
@@ -345,9 +355,9 @@ def compare(words: list[str]) -> int:
         progress=lambda items, total: track(items, "comparing", total),
     )
     _warn_counted(comparison.warnings)
+    _say(comparison.table())
     if options.json is not None:
         write_json(options.json, comparison.to_json())
-    _say(comparison.table())
     if options.report is not None:
         folders = (options.a_folder, options.b_folder, options.gt_folder)
         files = ComparedFiles(options.a, options.b, options.gt, *folders, options.images)

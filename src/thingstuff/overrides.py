@@ -62,6 +62,8 @@ def override(recipe: Recipe, overrides: Overrides) -> Recipe:
             target = target[parent]
             if target is None:
                 raise InputError(f"--{_flag(path)}: {parent} of recipe {recipe.name} is None, so it has no {last}")
+        if not words and not isinstance(target.get(last), bool | tuple | list):
+            raise InputError(f"--{_flag(path)} has no value; write one behind it")
         target[last] = _value(words, isinstance(target.get(last), tuple | list))
     return read_recipe(values, f"recipe {recipe.name}")
 

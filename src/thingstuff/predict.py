@@ -3,6 +3,7 @@
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import Any, overload
 
@@ -24,6 +25,8 @@ from thingstuff.model.panoptic import SIZE_DIVISOR, PanopticSegmenter
 from thingstuff.published import PUBLISHED, published_checkpoint
 from thingstuff.structures import MaskPaste, Outputs, Panoptic, PanopticMaps, Segment, Size, encode_ids
 
+MAX_PIXELS = 100_000
+"""Longest side that can be asked for."""
 Picture = str | Path | Image.Image | np.ndarray
 """A path, a PIL image, or an (H, W, C) array, RGB where C = 3."""
 
@@ -235,6 +238,8 @@ class Model:
         self.credit = checkpoint.credit
         self.metrics = checkpoint.metrics
         self.short_side = _limit("short_side", picture.short_side if short_side is None else short_side, 0)
+        if max_side is not None and self.short_side == 0:
+            raise InputError(f"max_side is {max_side}, but pictures keep their size here; give short_side as well")
         self.max_side = _limit("max_side", picture.max_side if max_side is None else max_side, 1)
 
     @overload
@@ -333,6 +338,9 @@ def as_array(picture: Picture, channels: int) -> Shaped[np.ndarray, "H W C"]:
         raise InputError(
             f"picture: an array of {shape} {image.dtype}; give (height, width, {channels}) of uint8 or uint16"
         )
+    # Colour pictures of 16 bits are seen as files of them are: scaled to the 8 bits that networks know.
+    if channels == 3 and image.dtype == np.uint16:
+        image = ((image.astype(np.uint32) + 128) // 257).astype(np.uint8)
     return image
 
 
@@ -384,22 +392,22 @@ def _to_instances(
 
 
 def _limit(name: str, value: int, least: int) -> int:
-    if value < least:
-        raise InputError(f"{name} is {value}; give a number of pixels, at least {least}")
-    return value
+    if isinstance(value, bool) or not isinstance(value, Integral) or not least <= value <= MAX_PIXELS:
+        raise InputError(f"{name} is {value!r}; give a whole number of pixels from {least} to {MAX_PIXELS}")
+    return int(value)
 
 
 def _checked_size(size: Size) -> Size:
-    if len(size) != 2 or min(size) < 1:
-        raise InputError(f"output_size is {tuple(size)}; give (height, width), each at least 1")
-    return int(size[0]), int(size[1])
+    if not isinstance(size, Sequence) or len(size) != 2:
+        raise InputError(f"output_size is {size!r}; give (height, width)")
+    return _limit("height of output_size", size[0], 1), _limit("width of output_size", size[1], 1)
 
 
 def _usable_device(device: str | torch.device) -> torch.device:
     try:
         wanted = torch.device(device)
-    except RuntimeError as error:
-        raise InputError(f"device is {device!r}; give 'cpu', 'cuda', 'cuda:1' or 'mps'") from error
-    if wanted.type == "cuda" and not torch.cuda.is_available():
-        raise InputError(f"device is {device!r}, but torch finds no CUDA device here; use 'cpu'")
+        torch.zeros(1, device=wanted).item()
+    except (RuntimeError, TypeError, AssertionError, NotImplementedError) as error:
+        reason = " ".join(str(error).split())[:80]
+        raise InputError(f"device is {device!r}, which cannot be used here ({reason}); use 'cpu'") from error
     return wanted

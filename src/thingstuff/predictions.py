@@ -27,8 +27,12 @@ def find_pictures(inputs: Iterable[str]) -> list[Path]:
     found: dict[Path, None] = {}
     for text in inputs:
         path = Path(text)
+        if not text:
+            raise InputError("an empty path stands among the pictures; name files, folders or patterns")
         if path.is_dir():
-            inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in PICTURE_SUFFIXES)
+            inside = sorted(
+                file for file in path.rglob("*") if file.suffix.lower() in PICTURE_SUFFIXES and file.is_file()
+            )
             if not inside:
                 raise InputError(
                     f"{path}: no pictures in this folder; looked for {', '.join(sorted(PICTURE_SUFFIXES))}"
@@ -62,6 +66,7 @@ class PredictionWriter:
         self.annotations: list[dict[str, Any]] = []
         self.instances: list[dict[str, Any]] | None = None
         self.names: set[str] = set()
+        self.image_ids: set[int | str] = set()
         make_folder(folder)
 
     def write(self, result: Result, image_id: int | str | None, file_name: str) -> str:
@@ -75,6 +80,9 @@ class PredictionWriter:
         name = self._new_name(file_name)
         if image_id is None:
             image_id = int(name) if name.isascii() and name.isdigit() else name
+            # 1.jpg and 01.jpg are two pictures.
+            image_id = name if image_id in self.image_ids else image_id
+        self.image_ids.add(image_id)
         height, width = result.image.shape[:2]
         self.images.append({"id": image_id, "file_name": file_name, "height": height, "width": width})
         if result.panoptic is not None:
@@ -107,7 +115,8 @@ class PredictionWriter:
         return written
 
     def _new_name(self, file_name: str) -> str:
-        stem = Path(file_name).with_suffix("").as_posix().replace("/", "_")
+        # File systems end names at 255 bytes; the last part of a path tells more than the first.
+        stem = Path(file_name).with_suffix("").as_posix().replace("/", "_")[-60:]
         name, number = stem, 2
         while name in self.names:
             name, number = f"{stem}_{number}", number + 1
@@ -181,10 +190,14 @@ def predict_files(
         try:
             result = model(path)
         except InputError as error:
-            problems.append(str(error))
+            problems.append(str(error) if skip_damaged else f"{error}; --skip-damaged goes on without it")
             if not skip_damaged:
                 return
             continue
         name = writer.write(result, None, path.absolute().relative_to(root).as_posix())
         if overlay:
-            result.overlay().convert("RGB").save(writer.folder / "overlays" / f"{name}.jpg", quality=92)
+            drawn = writer.folder / "overlays" / f"{name}.jpg"
+            try:
+                result.overlay().convert("RGB").save(drawn, quality=92)
+            except OSError as error:
+                problems.append(f"{drawn}: the overlay cannot be written ({error}); its prediction is kept")

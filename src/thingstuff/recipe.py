@@ -25,7 +25,7 @@ TrainTest = tuple[Count, Count]
 class Schema(BaseModel):
     """What all parts of a recipe share: they cannot be changed and have no unknown keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 class PictureConfig(Schema):
@@ -239,7 +239,7 @@ class ScenesConfig(Schema):
     """Training pictures; they are drawn when needed."""
     val_count: Count = 128
     """Validation pictures."""
-    size: tuple[Count, Count] = (128, 192)
+    size: tuple[Annotated[int, Field(ge=64)], Annotated[int, Field(ge=64)]] = (128, 192)
     """Height and width."""
 
 
@@ -271,7 +271,14 @@ class ColorConfig(Schema):
 class AugmentationConfig(Schema):
     """What happens to training pictures. Defaults: Detectron2."""
 
-    short_sides: tuple[Annotated[int, Field(ge=0)], ...] = (640, 672, 704, 736, 768, 800)
+    short_sides: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (
+        640,
+        672,
+        704,
+        736,
+        768,
+        800,
+    )
     """One of these is the length of the shorter side; 0 leaves it as it is."""
     max_side: Count = 1333
     """The longer side is at most this long."""
@@ -285,6 +292,12 @@ class AugmentationConfig(Schema):
     """Probability of a vertical flip."""
     color: ColorConfig | None = None
     """Random changes of colour."""
+
+    @model_validator(mode="after")
+    def _jitter_rises(self) -> "AugmentationConfig":
+        if self.scale_jitter[0] > self.scale_jitter[1]:
+            raise ValueError(f"scale_jitter {self.scale_jitter} falls; give the smaller factor first")
+        return self
 
 
 class LossConfig(Schema):
@@ -313,7 +326,7 @@ class OptimizerConfig(Schema):
     """For `batch_size` pictures; with another batch it is scaled in proportion."""
     batch_size: Count = 16
     """Pictures in a step over all processes, unless the command says otherwise."""
-    momentum: Fraction = 0.9
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """Of SGD; the first beta of AdamW."""
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
     """Of weights that are neither norm nor bias."""

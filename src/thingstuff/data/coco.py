@@ -9,6 +9,7 @@ Source: https://cocodataset.org/#format-data
 import json
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -297,7 +298,8 @@ def write_json(path: Path, value: Any) -> None:
             os.fsync(file.fileno())
         aside.replace(path)
     except OSError as error:
-        aside.unlink(missing_ok=True)
+        with suppress(OSError):
+            aside.unlink()
         raise _unwritable(path, error) from error
 
 

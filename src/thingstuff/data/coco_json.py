@@ -63,8 +63,12 @@ def find_json(root: Path, kind: str, split: str) -> Path:
 def read_document(path: Path) -> dict[str, Any]:
     """Read a COCO JSON file and check that it has the three lists, and at least one annotation."""
     try:
+        if path.exists() and not path.is_file():
+            raise InputError(f"{path}: this is no file; give the JSON file of the COCO panoptic format")
         document = json.loads(path.read_bytes())
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
+        if isinstance(error, InputError):
+            raise
         raise InputError(f"{path}: cannot be read as JSON ({error}); write or download it again") from error
     if not isinstance(document, dict):
         raise InputError(f"{path}: holds a {type(document).__name__}, not an object with images and annotations")

@@ -82,6 +82,8 @@ def _opened(path: Path | str) -> Iterator[Image.Image]:
     """Open and decode a picture; whatever goes wrong here or in the body becomes an ``InputError``."""
     if Path(path).is_dir():
         raise InputError(f"{path}: this is a folder, not a picture; name the files in it")
+    if Path(path).exists() and not Path(path).is_file():
+        raise InputError(f"{path}: this is no ordinary file; name a picture")
     try:
         # Pillow warns of large pictures, which are welcome, and of damaged side data, which is not used.
         with warnings.catch_warnings():

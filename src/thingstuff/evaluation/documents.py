@@ -108,10 +108,14 @@ def read_predictions(path: Path, folder: Path | None, truth: Listing, problems: 
 
 def _read(path: Path, lists: Sequence[str]) -> dict[str, Any]:
     try:
+        if path.exists() and not path.is_file():
+            raise InputError(f"{path}: this is no file; give the JSON file of the COCO panoptic format")
         document = json.loads(path.read_bytes())
     except FileNotFoundError as error:
         raise InputError(f"{path}: there is no such file; give the JSON file of the COCO panoptic format") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
+        if isinstance(error, InputError):
+            raise
         raise InputError(f"{path}: cannot be read as JSON ({error}); write or download it again") from error
     if not isinstance(document, dict):
         kind = type(document).__name__

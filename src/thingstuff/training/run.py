@@ -80,3 +80,7 @@ def _check_numbers(run: Run) -> None:
         value = getattr(run, name)
         if value is not None and value < least:
             raise InputError(f"--{name.replace('_', '-')} is {value}; give a whole number from {least}")
+    if run.seed >= 2**63:
+        raise InputError(f"--seed is {run.seed}; give a whole number below 2**63")
+    if not run.save_minutes >= 0:
+        raise InputError(f"--save-minutes is {run.save_minutes}; give a number of minutes, at least 0")
