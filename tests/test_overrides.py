@@ -42,6 +42,11 @@ def test_without_words_nothing_changes():
         ("--schedule.milestones", "schedule.milestones", ()),
         ('--augmentation.color {"brightness":0.5}', "augmentation.color.brightness", 0.5),
         (
+            "--model.region.rpn.anchor-sizes.0 4 --model.region.rpn.anchor-sizes.1 12",
+            "model.region.rpn.anchor_sizes",
+            ((4.0,), (12.0,), (32.0,), (64.0,), (128.0,)),
+        ),
+        (
             "--model.region.rpn.anchor-sizes [[4],[8],[16],[32],[64]]",
             "model.region.rpn.anchor_sizes",
             ((4.0,), (8.0,), (16.0,), (32.0,), (64.0,)),
@@ -79,6 +84,8 @@ def test_a_branch_is_switched_off():
         ("--source.size 32 32", r"source\.size"),
         ("--model.region None", r"fusion needs region with mask_head, and semantic"),
         ("--model.region.rpn.anchor-sizes [[4", r"anchor_sizes is"),
+        ("--model.region.rpn.anchor-sizes.7 4", r"anchor-sizes\.7: there are 5 rows, counted from 0"),
+        ("--optim.kind.0 sgd", r"--optim\.kind\.0 is not an option; optim\.kind has no rows"),
         ("--augmentation.color.hue 0.1", r"color of recipe tiny_scenes is None, so it has no hue"),
     ],
 )

@@ -59,20 +59,34 @@ def override(recipe: Recipe, overrides: Overrides) -> Recipe:
         *parents, last = path.split(".")
         target: Any = values
         for parent in parents:
-            target = target[parent]
-            if target is None:
+            if target[parent] is None:
                 raise InputError(f"--{_flag(path)}: {parent} of recipe {recipe.name} is None, so it has no {last}")
-        if not words and not isinstance(target.get(last), bool | tuple | list):
-            raise InputError(f"--{_flag(path)} has no value; write one behind it")
-        target[last] = _value(words, isinstance(target.get(last), tuple | list))
+            if isinstance(target[parent], tuple):
+                target[parent] = list(target[parent])
+            target = target[parent]
+        _set(target, last, words, _flag(path))
     return read_recipe(values, f"recipe {recipe.name}")
+
+
+def _set(target: Any, last: str, words: Sequence[str], flag: str) -> None:
+    """Put the words in their place: a field of a part, or a row of a table such as `--...anchor-sizes.0 8`."""
+    if isinstance(target, list):
+        if int(last) >= len(target):
+            raise InputError(f"--{flag}: there are {len(target)} rows, counted from 0")
+        target[int(last)] = tuple(words)
+        return
+    if not isinstance(target, dict):
+        raise InputError(f"--{flag} is not an option; {flag.rpartition('.')[0]} has no rows")
+    if not words and not isinstance(target.get(last), bool | tuple | list):
+        raise InputError(f"--{flag} has no value; write one behind it")
+    target[last] = _value(words, isinstance(target.get(last), tuple | list))
 
 
 def _field_of(name: str, fields: Set[str], options: Iterable[str]) -> tuple[str, bool]:
     """The field that a flag means, and whether it is switched off by a leading `no-`."""
     section, _, last = name.rpartition(".")
     positive = f"{section}.{last.removeprefix('no_')}"
-    if name in fields:
+    if name in fields or (last.isdigit() and section in fields):
         return name, False
     if last.startswith("no_") and positive in fields:
         return positive, True
