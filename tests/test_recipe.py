@@ -9,18 +9,8 @@ from pydantic import ValidationError
 from thingstuff.errors import InputError
 from thingstuff.labels import Category, LabelSet
 from thingstuff.model.build import build_network
-from thingstuff.recipe import (
-    FusionConfig,
-    ModelConfig,
-    PictureConfig,
-    Recipe,
-    RPNConfig,
-    ScenesConfig,
-    ScheduleConfig,
-    derive,
-    field_names,
-    read_recipe,
-)
+from thingstuff.recipe import Recipe, ScenesConfig, ScheduleConfig, derive, field_names, read_recipe
+from thingstuff.recipe_model import FusionConfig, ModelConfig, PictureConfig, RPNConfig
 from thingstuff.recipes import RECIPES, find_recipe, panoptic_fpn_r50_coco, tiny_scenes
 
 LABELS = LabelSet(

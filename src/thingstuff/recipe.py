@@ -1,230 +1,18 @@
 """The typed schema of a recipe: everything that decides what is learned, and nothing that depends on the machine.
 
 A recipe is frozen and validated as a whole; a wrong key, choice or value is refused with the name of the field.
-What follows from other values (class counts, channels between parts) is not configured: it comes from data and parts.
-Every constant of a paper stands here with its source.
+The network's part of the schema is in ``recipe_model.py``; here is what concerns learning, and the recipe itself.
 """
 
 import difflib
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 from tyro.conf import Suppress
 
 from thingstuff.errors import InputError
-from thingstuff.structures import AnchorKind, BackboneNorm, ChannelOrder, MaskPaste, NormKind
-
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(ge=1)]
-TrainTest = tuple[Count, Count]
-"""One value for training, one for inference."""
-
-
-class Schema(BaseModel):
-    """What all parts of a recipe share: they cannot be changed and have no unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
-
-
-class PictureConfig(Schema):
-    """How a picture enters the network."""
-
-    channels: Count = 3
-    """Channels of the pictures."""
-    mean: tuple[float, ...] = (123.675, 116.28, 103.53)
-    """Of each channel in raw units, in the order of `channel_order`. Default: ImageNet."""
-    std: tuple[Positive, ...] = (58.395, 57.12, 57.375)
-    """Deviation of each channel. Default: ImageNet."""
-    channel_order: ChannelOrder = "rgb"
-    """`bgr` for weights from Caffe."""
-    short_side: Annotated[int, Field(ge=0)] = 800
-    """Prediction brings the shorter side to this many pixels; 0 leaves pictures as they are."""
-    max_side: Count = 1333
-    """The longer side is at most this long."""
-
-    @model_validator(mode="after")
-    def _statistics_fit_channels(self) -> "PictureConfig":
-        for name in ("mean", "std"):
-            if len(values := getattr(self, name)) != self.channels:
-                raise ValueError(f"{name} has {len(values)} values for {self.channels} channels; give one for each")
-        return self
-
-
-class BackboneConfig(Schema):
-    """The network that makes features of pictures."""
-
-    name: str = "resnet50"
-    """Any timm network with features at strides 4, 8, 16 and 32."""
-    pretrained: bool = False
-    """Begin with timm's ImageNet weights, which are fetched from the hub."""
-    norm: BackboneNorm = "frozen_batch"
-    """What becomes of its batch norms. Frozen ones need trained weights to begin with."""
-    frozen_stages: Annotated[int, Field(ge=0, le=5)] = 0
-    """0 learns everything, 1 freezes the stem, 2 the stem and the stage of stride 4, and so on."""
-    stride_in_first_conv: bool = False
-    """Stride on the first 1x1 convolution of bottlenecks, as in Caffe's ResNets."""
-
-
-class NeckConfig(Schema):
-    """The feature pyramid network."""
-
-    channels: Count = 256
-    """Channels of every level."""
-    norm: NormKind = "none"
-    """Norm after each convolution; none in the paper."""
-
-
-class RPNConfig(Schema):
-    """The region proposal network. Defaults: Detectron2."""
-
-    anchor_sizes: tuple[tuple[Positive, ...], ...] = ((32.0,), (64.0,), (128.0,), (256.0,), (512.0,))
-    """Square roots of the anchors' areas in pixels, for strides 4, 8, 16, 32 and 64."""
-    aspect_ratios: tuple[Positive, ...] = (0.5, 1.0, 2.0)
-    """Height over width."""
-    candidates_per_level: TrainTest = (2000, 1000)
-    """Anchors of each level that enter suppression, in training and inference."""
-    num_proposals: TrainTest = (1000, 1000)
-    """Proposals that leave, in training and inference."""
-    iou_threshold: Fraction = 0.7
-    """Largest overlap of two proposals of one level."""
-    min_size: Annotated[float, Field(ge=0)] = 0.0
-    """Shortest side of a proposal in pixels; torchvision: 0.001."""
-    anchor_kind: AnchorKind = "exact"
-    """Anchors as they come (Detectron2), rounded to whole pixels (torchvision), or as in Detectron: rounded when small,
-    then enlarged, around the middle of the cell."""
-    fitted_strides: bool = False
-    """Anchors lie apart by picture size over level size, rounded down, as in torchvision, not by the level's stride."""
-    negative_iou: Fraction = 0.3
-    """Anchors that overlap every object by less are background."""
-    positive_iou: Fraction = 0.7
-    """Anchors that overlap an object by at least this are positive; in between they do not count."""
-    samples: Count = 256
-    """Anchors of each picture that the loss sees."""
-    positive_fraction: Fraction = 0.5
-    """Largest share of positives among them."""
-
-    @model_validator(mode="after")
-    def _five_levels(self) -> "RPNConfig":
-        if len(self.anchor_sizes) != 5:
-            raise ValueError(f"anchor_sizes has {len(self.anchor_sizes)} levels; give 5, for strides 4, 8, 16, 32, 64")
-        if len({len(sizes) for sizes in self.anchor_sizes}) != 1:
-            raise ValueError(
-                "anchor_sizes has levels with different numbers of sizes; the head is shared, so give equal"
-            )
-        if self.negative_iou > self.positive_iou:
-            raise ValueError(f"negative_iou {self.negative_iou} is above positive_iou {self.positive_iou}; swap them")
-        return self
-
-
-class BoxHeadConfig(Schema):
-    """Two fully connected layers on each region."""
-
-    size: Count = 7
-    """Height and width of the pooled features."""
-    width: Count = 1024
-    """Length of the hidden vectors."""
-    class_agnostic_boxes: bool = False
-    """Predict one box for all classes; Detectron2 has one for each."""
-
-
-class MaskHeadConfig(Schema):
-    """A small fully convolutional network on each box."""
-
-    size: Count = 14
-    """Height and width of the pooled features; masks have twice as many."""
-    channels: Count = 256
-    """Channels of its layers."""
-    num_convs: Count = 4
-    """3x3 convolutions before the upsampling."""
-    norm: NormKind = "none"
-    """Norm after each convolution; none in the paper."""
-    mask_paste: MaskPaste = "pixel_centers"
-    """Masks are sampled at pixel centres (Detectron2), or resized to their box in whole pixels (torchvision)."""
-
-
-class RegionConfig(Schema):
-    """The branch for things. Defaults: Detectron2."""
-
-    rpn: RPNConfig = RPNConfig()
-    """Where to look."""
-    box_head: BoxHeadConfig = BoxHeadConfig()
-    """What and where exactly it is."""
-    mask_head: MaskHeadConfig | None = MaskHeadConfig()
-    """Which pixels it has; None for detection alone."""
-    sampling_ratio: Annotated[int, Field(ge=0)] = 0
-    """RoIAlign's samples in each direction of a bin; 0: as many as the region has pixels."""
-    aligned: bool = True
-    """RoIAlign with pixel centres where they are; torchvision's detectors and older networks: False."""
-    score_threshold: Fraction = 0.05
-    """Detections with at most this probability are dropped."""
-    iou_threshold: Fraction = 0.5
-    """Largest overlap of two detections of one class."""
-    inclusive_boxes: bool = False
-    """Boxes include their last pixel, as in Detectron, PANet and UPSNet: regions are pooled up to its first side. Size,
-    deltas, overlaps and levels of such boxes are those of boxes that end behind it, so nothing else differs."""
-    class_agnostic_nms: bool = False
-    """Detections of different classes suppress each other, as in mmdetection's Panoptic FPN."""
-    min_size: Annotated[float, Field(ge=0)] = 0.0
-    """Detections with a shorter side, in pixels, are dropped before suppression; torchvision: 0.01."""
-    num_detections: Count = 100
-    """Detections kept for each picture."""
-    box_weights: tuple[Positive, Positive, Positive, Positive] = (10.0, 10.0, 5.0, 5.0)
-    """Factors of the box deltas (dx, dy, dw, dh)."""
-    positive_iou: Fraction = 0.5
-    """Regions that overlap an object by at least this learn its class, others learn background."""
-    samples: Count = 512
-    """Regions of each picture that the losses see."""
-    positive_fraction: Fraction = 0.25
-    """Largest share of objects among them."""
-
-
-class SemanticConfig(Schema):
-    """The branch for stuff. Defaults: Panoptic FPN."""
-
-    channels: Count = 128
-    """Channels of the branch."""
-    norm: NormKind = "group"
-    """Norm after each convolution."""
-    things: Literal["merged", "separate"] = "merged"
-    """One output for all thing classes together, or one for each (Semantic FPN alone)."""
-
-
-class FusionConfig(Schema):
-    """Panoptic FPN's merge by score. Defaults: Detectron2."""
-
-    score_threshold: Fraction = 0.5
-    """Instances with a lower score stay out."""
-    overlap_threshold: Fraction = 0.5
-    """An instance stays out if better ones hide more than this share of it."""
-    stuff_area: Annotated[int, Field(ge=0)] = 4096
-    """Stuff of fewer pixels of the output stays out."""
-
-
-class ModelConfig(Schema):
-    """The parts of the network."""
-
-    backbone: BackboneConfig = BackboneConfig()
-    """Picture to features."""
-    neck: NeckConfig = NeckConfig()
-    """Features to the pyramid that both branches share."""
-    region: RegionConfig | None = RegionConfig()
-    """The branch for things; None for Semantic FPN alone."""
-    semantic: SemanticConfig | None = SemanticConfig()
-    """The branch for stuff; None for Mask R-CNN alone."""
-    fusion: FusionConfig | None = FusionConfig()
-    """How both become one map; None where one branch is alone."""
-
-    @model_validator(mode="after")
-    def _branches_fit(self) -> "ModelConfig":
-        if self.region is None and self.semantic is None:
-            raise ValueError("region and semantic are both None; keep at least one branch")
-        if self.fusion is not None and (self.region is None or self.region.mask_head is None or self.semantic is None):
-            raise ValueError(
-                "fusion needs region with mask_head, and semantic; set fusion to None or add what is missing"
-            )
-        return self
+from thingstuff.recipe_model import Count, Fraction, ModelConfig, PictureConfig, Positive, Schema, TTAConfig
 
 
 class ScenesConfig(Schema):
@@ -311,6 +99,10 @@ class LossConfig(Schema):
     """Compare logits with the label map at full size (Detectron2), or at stride 4, which is far cheaper."""
     semantic_mean: Literal["labelled", "all"] = "labelled"
     """Mean over the labelled pixels (the paper, Detectron2), or over all, void and padding included (mmdetection)."""
+    roi_semantic_weight: Annotated[float, Field(ge=0)] = 0.0
+    """Of the semantic loss inside the boxes of objects (UPSNet on COCO: 0.04)."""
+    panoptic_weight: Annotated[float, Field(ge=0)] = 0.0
+    """Of the loss behind the panoptic head (UPSNet: 0.1 on COCO, 0.5 on Cityscapes)."""
     box_beta: Annotated[float, Field(ge=0)] = 0.0
     """Smooth L1 is quadratic below it; 0 is plain L1 (Detectron2)."""
     rpn_beta: Annotated[float, Field(ge=0)] = 0.0
@@ -328,6 +120,10 @@ class OptimizerConfig(Schema):
     """Pictures in a step over all processes, unless the command says otherwise."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """Of SGD; the first beta of AdamW."""
+    momentum_of: Literal["gradients", "steps"] = "gradients"
+    """What SGD's momentum carries on: gradients (PyTorch), or steps, each with the learning rate of its time (Caffe,
+    UPSNet). They differ where the rate rises or falls; at `milestones`, steps shrink with the rate, so that they
+    agree there."""
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
     """Of weights that are neither norm nor bias."""
     norm_weight_decay: Annotated[float, Field(ge=0)] = 0.0
@@ -384,6 +180,8 @@ class Recipe(Schema):
     """How a picture enters the network."""
     model: ModelConfig = ModelConfig()
     """The parts of the network."""
+    tta: TTAConfig = TTAConfig()
+    """Test-time augmentation, where it is asked for."""
     source: Annotated[ScenesConfig | FilesConfig, Field(discriminator="kind")] = FilesConfig()
     """Where pictures come from."""
     augmentation: AugmentationConfig = AugmentationConfig()

@@ -9,24 +9,26 @@ from collections.abc import Callable
 from thingstuff.errors import InputError
 from thingstuff.recipe import (
     AugmentationConfig,
-    BackboneConfig,
-    BoxHeadConfig,
     ColorConfig,
     FilesConfig,
-    FusionConfig,
     LossConfig,
+    OptimizerConfig,
+    Recipe,
+    ScenesConfig,
+    ScheduleConfig,
+    derive,
+)
+from thingstuff.recipe_model import (
+    BackboneConfig,
+    BoxHeadConfig,
+    FusionConfig,
     MaskHeadConfig,
     ModelConfig,
     NeckConfig,
-    OptimizerConfig,
     PictureConfig,
-    Recipe,
     RegionConfig,
     RPNConfig,
-    ScenesConfig,
-    ScheduleConfig,
     SemanticConfig,
-    derive,
 )
 
 # --- small networks that learn from nothing on two processor cores ---

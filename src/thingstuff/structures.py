@@ -46,6 +46,12 @@ AnchorKind = Literal["exact", "rounded", "legacy"]
 """Anchors as they come, rounded to whole pixels (torchvision), or as Detectron makes them (see ``cell_anchors``)."""
 MaskPaste = Literal["pixel_centers", "whole_pixels"]
 """How a mask comes to the picture: sampled at pixel centres, or resized to its box in whole pixels."""
+BottomUpOrder = Literal["paper", "mmdet"]
+"""What a level of the bottom-up path is made of: the finished one below, or that before its last convolution."""
+LevelFusion = Literal["max", "sum"]
+"""How features of one region from several levels become one."""
+StuffMajority = Literal["half", "more_than_half"]
+"""Share of an instance that must look like one stuff class for the instance to become that stuff."""
 ChannelOrder = Literal["rgb", "bgr"]
 """What the network expects; pictures outside the network are always RGB."""
 
@@ -253,10 +259,13 @@ class Outputs:
     Attributes:
         instances: None from a network without region branch.
         semantic: None from a network without semantic branch.
+        candidates: Instances that may enter the panoptic map, where other rules hold for them than for detections
+            (UPSNet); None: the instances themselves.
     """
 
     instances: Instances | None
     semantic: Semantic | None
+    candidates: Instances | None = None
 
 
 # --- fusion -> everything outside ---

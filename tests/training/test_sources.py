@@ -11,7 +11,8 @@ from thingstuff.data.loader import CachedSource
 from thingstuff.data.scenes import SceneSource
 from thingstuff.data.transforms import Augmentation, ColorJitter
 from thingstuff.errors import InputError
-from thingstuff.recipe import AugmentationConfig, ColorConfig, FilesConfig, PictureConfig, Recipe, derive
+from thingstuff.recipe import AugmentationConfig, ColorConfig, FilesConfig, Recipe, derive
+from thingstuff.recipe_model import PictureConfig
 from thingstuff.recipes import tiny_facades
 from thingstuff.structures import encode_ids
 from thingstuff.training import sources

@@ -10,7 +10,8 @@ from thingstuff.convert.classes import labels_for
 from thingstuff.convert.foreign import read_weights
 from thingstuff.convert.mapping import count_blocks, first_size, take_weights
 from thingstuff.convert.resnet import resnet_modules
-from thingstuff.recipe import BackboneConfig, PictureConfig, Recipe, derive
+from thingstuff.recipe import Recipe, derive
+from thingstuff.recipe_model import BackboneConfig, PictureConfig
 from thingstuff.recipes import panoptic_fpn_r50_coco
 
 MODULES = {

@@ -11,7 +11,8 @@ from thingstuff.convert.classes import coco_labels, labels_for, things_only
 from thingstuff.convert.foreign import read_weights
 from thingstuff.convert.mapping import count_blocks, first_size, take_weights
 from thingstuff.convert.resnet import resnet_modules
-from thingstuff.recipe import AugmentationConfig, BackboneConfig, PictureConfig, Recipe, derive
+from thingstuff.recipe import AugmentationConfig, Recipe, derive
+from thingstuff.recipe_model import BackboneConfig, PictureConfig
 from thingstuff.recipes import panoptic_fpn_r50_coco
 
 MODULES = {

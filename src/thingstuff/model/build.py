@@ -15,7 +15,8 @@ from thingstuff.model.pooling import AssignedLevelPool
 from thingstuff.model.region import RegionBranch
 from thingstuff.model.rpn import RegionProposalNetwork
 from thingstuff.model.semantic import UpsampleSumHead
-from thingstuff.recipe import FusionConfig, Recipe, RegionConfig, RPNConfig, SemanticConfig
+from thingstuff.recipe import Recipe
+from thingstuff.recipe_model import FusionConfig, RegionConfig, RPNConfig, SemanticConfig
 
 
 def build_network(recipe: Recipe, labels: LabelSet) -> PanopticSegmenter:

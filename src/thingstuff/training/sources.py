@@ -8,7 +8,8 @@ from thingstuff.data.scenes import SceneSource
 from thingstuff.data.transforms import Augmentation, ColorJitter
 from thingstuff.errors import InputError
 from thingstuff.evaluate import check_labels
-from thingstuff.recipe import AugmentationConfig, PictureConfig, Recipe, ScenesConfig
+from thingstuff.recipe import AugmentationConfig, Recipe, ScenesConfig
+from thingstuff.recipe_model import PictureConfig
 
 _CACHE_BYTES = 2 * 1024**3
 """Decoded pictures of small data sets stay in memory up to this size, over all reading processes."""
