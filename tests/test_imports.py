@@ -121,9 +121,15 @@ def test_training_does_not_know_how_it_is_called_or_shown(name: str) -> None:
     assert not folders & {"cli", "commands", "demo", "convert", "evaluation", "report", "viz", "serve", "export"}
 
 
-def test_recipes_know_the_vocabulary_alone() -> None:
-    assert own(f"{PACKAGE}.recipe") <= VOCABULARY
-    assert own(f"{PACKAGE}.recipes") <= VOCABULARY | {"recipe"}
+def test_the_schema_knows_the_vocabulary_alone() -> None:
+    assert own(f"{PACKAGE}.recipe_model") <= VOCABULARY
+    assert own(f"{PACKAGE}.recipe") <= VOCABULARY | {"recipe_model"}
+
+
+@pytest.mark.parametrize("name", modules_of("recipes"))
+def test_recipes_know_the_schema_alone(name: str) -> None:
+    folders = {folder_of(module) for module in own(name)}
+    assert folders <= VOCABULARY | {"recipe", "recipe_model", "recipes"}
 
 
 def test_no_two_modules_import_each_other() -> None:

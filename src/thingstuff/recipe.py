@@ -182,6 +182,8 @@ class Recipe(Schema):
     """The parts of the network."""
     tta: TTAConfig = TTAConfig()
     """Test-time augmentation, where it is asked for."""
+    init_names: Mapping[str, str] = {}
+    """What the data that `--init` weights were trained on calls a class, where it has another name."""
     source: Annotated[ScenesConfig | FilesConfig, Field(discriminator="kind")] = FilesConfig()
     """Where pictures come from."""
     augmentation: AugmentationConfig = AugmentationConfig()

@@ -13,7 +13,7 @@ from thingstuff.model.build import build_network
 from thingstuff.model.fusion import merge_by_score
 from thingstuff.model.panoptic import PanopticSegmenter
 from thingstuff.model.pooling import AssignedLevelPool
-from thingstuff.model.region import RegionBranch
+from thingstuff.model.region import RegionBranch, Suppression
 from thingstuff.model.rpn import RegionProposalNetwork
 from thingstuff.model.semantic import UpsampleSumHead
 from thingstuff.recipe import derive
@@ -62,7 +62,7 @@ def test_panoptic_fpn_has_detectron2s_constants(coco_network: PanopticSegmenter)
     rpn, region = coco_network.rpn, region_of(coco_network)
     assert isinstance(rpn, RegionProposalNetwork)
     assert (rpn.candidates_per_level, rpn.num_proposals, rpn.iou_threshold) == ((2000, 1000), (1000, 1000), 0.7)
-    assert (region.num_detections, region.score_threshold, region.iou_threshold) == (100, 0.05, 0.5)
+    assert (region.num_detections, region.detection_rule) == (100, Suppression(0.05, 0.5))
     assert region.box_weights == (10, 10, 5, 5)
     for pool, size in ((region.box_pool, 7), (region.mask_pool, 14)):
         assert isinstance(pool, AssignedLevelPool)
@@ -128,7 +128,7 @@ def test_options_of_the_region_branch(make_network: Maker) -> None:
     for pool, size in ((region.box_pool, 5), (region.mask_pool, 8)):
         assert isinstance(pool, AssignedLevelPool)
         assert (pool.size, pool.sampling_ratio, pool.aligned) == (size, 2, False)
-    assert (region.score_threshold, region.iou_threshold, region.box_weights) == (0.1, 0.3, (1, 2, 3, 4))
+    assert (region.detection_rule, region.box_weights) == (Suppression(0.1, 0.3), (1, 2, 3, 4))
     assert region.box_head.get_parameter("outputs.deltas.weight").shape == (4, 24)
     assert region.get_parameter("box_pool.entry.1.weight").shape == (24, 16 * 25)
     assert region.get_parameter("mask_pool.entry.0.weight").shape == (12, 16, 3, 3)

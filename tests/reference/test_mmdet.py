@@ -16,7 +16,7 @@ from thingstuff.convert.resnet import resnet_modules
 from thingstuff.errors import InputError
 from thingstuff.model.fusion import merge_by_score
 from thingstuff.model.panoptic import PanopticSegmenter
-from thingstuff.model.region import RegionBranch
+from thingstuff.model.region import RegionBranch, Suppression
 from thingstuff.model.semantic import UpsampleSumHead
 from thingstuff.recipe import derive
 from thingstuff.recipes import panoptic_fpn_r50_coco
@@ -172,7 +172,7 @@ def test_weights(tmp_path, backbone):
     assert checkpoint.weights["region.box_head.outputs.classes.bias"].tolist() == list(range(81))
     network = checkpoint.network()
     assert isinstance(network.region, RegionBranch)
-    assert (network.region.score_threshold, network.region.class_agnostic_nms) == (0.6, True)
+    assert network.region.detection_rule == Suppression(0.6, 0.5, class_agnostic=True)
     assert network.channel_order == "rgb"
     conv = network.get_submodule("backbone.body.layer2.0.conv2")
     assert isinstance(conv, nn.Conv2d)

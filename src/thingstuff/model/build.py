@@ -1,22 +1,35 @@
 """The only place where the choices of a recipe become objects."""
 
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import assert_never
 
 from torch import nn
 
 from thingstuff.labels import LabelSet
 from thingstuff.model.backbone import Backbone
-from thingstuff.model.box_head import LightBoxHead, fully_connected_entry
+from thingstuff.model.box_head import HeavyBoxHead, LightBoxHead, fully_connected_entry
 from thingstuff.model.fusion import Fusion, merge_by_score
-from thingstuff.model.mask_head import ConvMaskHead, convolution_entry
-from thingstuff.model.neck import FPN
+from thingstuff.model.mask_head import ConvMaskHead, FusedMaskHead, convolution_entry
+from thingstuff.model.neck import FPN, BottomUpPath
 from thingstuff.model.panoptic import PanopticSegmenter
-from thingstuff.model.pooling import AssignedLevelPool
-from thingstuff.model.region import RegionBranch
+from thingstuff.model.pooling import AdaptivePool, AssignedLevelPool
+from thingstuff.model.region import RegionBranch, Suppression
 from thingstuff.model.rpn import RegionProposalNetwork
 from thingstuff.model.semantic import UpsampleSumHead
 from thingstuff.recipe import Recipe
-from thingstuff.recipe_model import FusionConfig, RegionConfig, RPNConfig, SemanticConfig
+from thingstuff.recipe_model import (
+    BoxHeadConfig,
+    FusionConfig,
+    MaskHeadConfig,
+    NeckConfig,
+    RegionConfig,
+    RPNConfig,
+    SemanticConfig,
+)
+
+STRIDES = (4, 8, 16, 32)
+"""Levels that the backbone has and regions are pooled from."""
 
 
 def build_network(recipe: Recipe, labels: LabelSet) -> PanopticSegmenter:
@@ -41,15 +54,23 @@ def build_network(recipe: Recipe, labels: LabelSet) -> PanopticSegmenter:
     region = model.region if labels.num_things else None
     return PanopticSegmenter(
         backbone,
-        FPN(backbone.channels, channels, model.neck.norm),
+        _build_neck(model.neck, backbone.channels),
         _build_rpn(region.rpn, channels) if region else None,
-        _build_region(region, channels, labels.num_things) if region else None,
+        _build_region(region, model.fusion, channels, labels.num_things) if region else None,
         _build_semantic(model.semantic, channels, labels),
         _build_fusion(model.fusion, model.region, labels),
         pixel_mean=recipe.picture.mean,
         pixel_std=recipe.picture.std,
         channel_order=recipe.picture.channel_order,
     )
+
+
+def _build_neck(config: NeckConfig, in_channels: Sequence[int]) -> FPN:
+    path = config.bottom_up
+    bottom_up = None
+    if path is not None:
+        bottom_up = BottomUpPath(config.channels, path.norm, relu=path.relu, conv_bias=path.conv_bias, order=path.order)
+    return FPN(in_channels, config.channels, config.norm, global_average=config.global_average, bottom_up=bottom_up)
 
 
 def _build_rpn(config: RPNConfig, channels: int) -> RegionProposalNetwork:
@@ -66,33 +87,97 @@ def _build_rpn(config: RPNConfig, channels: int) -> RegionProposalNetwork:
     )
 
 
-def _build_region(config: RegionConfig, channels: int, num_things: int) -> RegionBranch:
-    def pool(size: int, entry: nn.Module) -> AssignedLevelPool:
-        return AssignedLevelPool(
-            size,
-            entry,
-            sampling_ratio=config.sampling_ratio,
-            aligned=config.aligned,
-            inclusive_boxes=config.inclusive_boxes,
-        )
-
-    box, mask = config.box_head, config.mask_head
+def _build_region(config: RegionConfig, fusion: FusionConfig | None, channels: int, num_things: int) -> RegionBranch:
+    pool = partial(_build_pool, config)
     mask_pool = mask_head = None
-    if mask is not None:
-        mask_pool = pool(mask.size, convolution_entry(channels, mask.channels, mask.norm))
-        mask_head = ConvMaskHead(mask.channels, num_things, mask.num_convs, mask.norm)
+    if config.mask_head is not None:
+        mask_pool, mask_head = _build_mask_head(config.mask_head, pool, channels, num_things)
+    box_pool, box_head = _build_box_head(config.box_head, pool, channels, num_things)
     return RegionBranch(
-        pool(box.size, fully_connected_entry(channels, box.size, box.width)),
-        LightBoxHead(box.width, num_things, box.class_agnostic_boxes),
+        box_pool,
+        box_head,
         mask_pool,
         mask_head,
         num_detections=config.num_detections,
-        score_threshold=config.score_threshold,
-        iou_threshold=config.iou_threshold,
+        detection_rule=Suppression(config.score_threshold, config.iou_threshold, config.class_agnostic_nms),
+        candidate_rule=_candidate_rule(fusion),
         box_weights=config.box_weights,
-        class_agnostic_nms=config.class_agnostic_nms,
         min_size=config.min_size,
     )
+
+
+def _candidate_rule(fusion: FusionConfig | None) -> Suppression | None:
+    if fusion is None or fusion.kind == "merge_by_score":
+        return None
+    return Suppression(fusion.score_threshold, fusion.iou_threshold, class_agnostic=True)
+
+
+PoolBuilder = Callable[[int, Callable[[], nn.Module]], nn.Module]
+"""Builds the pool of a head from the size of the pooled features and what builds the head's first layer."""
+
+
+def _build_pool(config: RegionConfig, size: int, entry: Callable[[], nn.Module]) -> nn.Module:
+    match config.pool:
+        case "assigned":
+            return AssignedLevelPool(
+                size,
+                entry(),
+                STRIDES,
+                sampling_ratio=config.sampling_ratio,
+                aligned=config.aligned,
+                inclusive_boxes=config.inclusive_boxes,
+            )
+        case "adaptive":
+            return AdaptivePool(
+                size,
+                [entry() for _ in STRIDES],
+                STRIDES,
+                fuse=config.level_fusion,
+                sampling_ratio=config.sampling_ratio,
+                aligned=config.aligned,
+                inclusive_boxes=config.inclusive_boxes,
+            )
+        case _:
+            assert_never(config.pool)
+
+
+def _build_box_head(
+    config: BoxHeadConfig, pool: PoolBuilder, channels: int, num_things: int
+) -> tuple[nn.Module, nn.Module]:
+    match config.kind:
+        case "light":
+            entry = partial(fully_connected_entry, channels, config.size, config.width, config.norm)
+            head = LightBoxHead(config.width, num_things, config.class_agnostic_boxes, config.norm)
+        case "heavy":
+            entry = partial(convolution_entry, channels, config.channels, config.norm)
+            head = HeavyBoxHead(
+                config.channels,
+                config.size,
+                config.width,
+                num_things,
+                config.num_convs,
+                config.norm,
+                config.class_agnostic_boxes,
+            )
+        case _:
+            assert_never(config.kind)
+    return pool(config.size, entry), head
+
+
+def _build_mask_head(
+    config: MaskHeadConfig, pool: PoolBuilder, channels: int, num_things: int
+) -> tuple[nn.Module, nn.Module]:
+    entry = partial(convolution_entry, channels, config.channels, config.norm)
+    match config.kind:
+        case "conv":
+            head = ConvMaskHead(config.channels, num_things, config.num_convs, config.norm)
+        case "fused":
+            head = FusedMaskHead(
+                config.channels, num_things, config.size, config.num_convs, config.norm, config.fc_relu
+            )
+        case _:
+            assert_never(config.kind)
+    return pool(config.size, entry), head
 
 
 def _build_semantic(config: SemanticConfig | None, channels: int, labels: LabelSet) -> UpsampleSumHead | None:

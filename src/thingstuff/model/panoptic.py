@@ -63,13 +63,13 @@ class PanopticSegmenter(nn.Module):
             sizes: Height and width of each picture before padding.
         """
         pyramid = self.neck(self.backbone(self.normalize(images, sizes)))
-        instances = semantic = None
+        instances = semantic = candidates = None
         if self.rpn is not None and self.region is not None:
             proposals = self.rpn(pyramid, sizes)
-            instances = self.region(pyramid, proposals, sizes)
+            instances, candidates = self.region(pyramid, proposals, sizes)
         if self.semantic is not None:
             semantic = self.semantic(pyramid)
-        return Outputs(instances, semantic)
+        return Outputs(instances, semantic, candidates)
 
     def normalize(self, images: Shaped[Tensor, "B C H W"], sizes: Int64[Tensor, "B 2"]) -> Tensor:
         """Subtract the mean, divide by the deviation, and set the padding to 0, the mean picture."""

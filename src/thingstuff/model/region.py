@@ -1,6 +1,8 @@
 """The region branch: proposals become classified boxes, boxes survive suppression, survivors get masks."""
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Float32, Int64
@@ -12,6 +14,24 @@ from thingstuff.model.nms import multiclass_nms
 from thingstuff.structures import Instances, Proposals, Pyramid
 
 
+class Suppression(NamedTuple):
+    """A rule by which classified boxes become instances.
+
+    Attributes:
+        score_threshold: Boxes with at most this probability are dropped.
+        iou_threshold: Largest overlap of two boxes of one class.
+        class_agnostic: Boxes of different classes suppress each other too (mmdetection's panoptic networks, UPSNet).
+    """
+
+    score_threshold: float
+    iou_threshold: float
+    class_agnostic: bool = False
+
+
+DETECTRON2_RULE = Suppression(0.05, 0.5)
+"""How Detectron2 chooses detections."""
+
+
 class RegionBranch(nn.Module):
     """Mask R-CNN's second stage.
 
@@ -21,10 +41,9 @@ class RegionBranch(nn.Module):
         mask_pool: Boxes to features of the mask head; None for detection alone.
         mask_head: Features to mask logits; None for detection alone.
         num_detections: Number D of results for each picture.
-        score_threshold: Detections with at most this probability are dropped.
-        iou_threshold: Largest overlap of two detections of one class.
+        detection_rule: How detections are chosen.
+        candidate_rule: How instances are chosen that may enter the panoptic map; None: the detections may.
         box_weights: Factors of the deltas (dx, dy, dw, dh).
-        class_agnostic_nms: Let detections of different classes suppress each other (mmdetection's panoptic networks).
         min_size: Detections with a shorter side, in pixels, are dropped before suppression (torchvision).
 
     Source: He et al., Mask R-CNN, ICCV 2017; Detectron2 for every constant.
@@ -38,37 +57,47 @@ class RegionBranch(nn.Module):
         mask_head: nn.Module | None,
         *,
         num_detections: int = 100,
-        score_threshold: float = 0.05,
-        iou_threshold: float = 0.5,
+        detection_rule: Suppression = DETECTRON2_RULE,
+        candidate_rule: Suppression | None = None,
         box_weights: box_ops.BoxWeights = (10.0, 10.0, 5.0, 5.0),
-        class_agnostic_nms: bool = False,
         min_size: float = 0.0,
     ) -> None:
         super().__init__()
         self.box_pool, self.box_head = box_pool, box_head
         self.mask_pool, self.mask_head = mask_pool, mask_head
         self.num_detections = num_detections
-        self.score_threshold = score_threshold
-        self.iou_threshold = iou_threshold
+        self.detection_rule = detection_rule
+        self.candidate_rule = candidate_rule
         self.box_weights = box_weights
-        self.class_agnostic_nms = class_agnostic_nms
         self.min_size = min_size
 
-    def forward(self, pyramid: Pyramid, proposals: Proposals, sizes: Int64[Tensor, "B 2"]) -> Instances:
+    def forward(
+        self, pyramid: Pyramid, proposals: Proposals, sizes: Int64[Tensor, "B 2"]
+    ) -> tuple[Instances, Instances | None]:
         """Detect objects.
 
         Args:
             pyramid: Features of the batch.
             proposals: Regions to look at.
             sizes: Height and width of each picture before padding.
+
+        Returns:
+            Detections, and the instances that may enter the panoptic map; None: the detections may.
         """
-        boxes, scores, labels, valid = self.detect(pyramid, proposals, sizes)
-        mask_logits = None
-        if self.mask_head is not None:
-            all_masks = self.masks(pyramid, boxes.unbind(0))
-            own = labels.flatten()[:, None, None, None].expand(-1, 1, *all_masks.shape[2:])
-            mask_logits = all_masks.gather(1, own)[:, 0].unflatten(0, labels.shape).float()
-        return Instances(boxes, scores, labels, mask_logits, valid)
+        boxes, scores = self.score(pyramid, proposals, sizes)
+        detections = self.with_masks(pyramid, self.select(boxes, scores, self.detection_rule))
+        if self.candidate_rule is None:
+            return detections, None
+        return detections, self.with_masks(pyramid, self.select(boxes, scores, self.candidate_rule))
+
+    def with_masks(self, pyramid: Pyramid, found: Instances) -> Instances:
+        """The same instances with the mask of each one's class; without a mask branch, as they are."""
+        if self.mask_head is None:
+            return found
+        all_masks = self.masks(pyramid, found.boxes.unbind(0))
+        own = found.labels.flatten()[:, None, None, None].expand(-1, 1, *all_masks.shape[2:])
+        mask_logits = all_masks.gather(1, own)[:, 0].unflatten(0, found.labels.shape).float()
+        return replace(found, mask_logits=mask_logits)
 
     def classify(self, pyramid: Pyramid, boxes: Sequence[Float32[Tensor, "_ 4"]]) -> BoxPredictions:
         """Class logits and deltas of the given regions of each picture, all in one table."""
@@ -80,10 +109,13 @@ class RegionBranch(nn.Module):
         assert self.mask_head is not None
         return self.mask_head(self.mask_pool(pyramid, boxes))
 
-    def detect(
+    def score(
         self, pyramid: Pyramid, proposals: Proposals, sizes: Int64[Tensor, "B 2"]
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Boxes, scores, labels and validity of the D best detections of each picture."""
+    ) -> tuple[Float32[Tensor, "B K boxes 4"], Float32[Tensor, "B K things"]]:
+        """What every proposal becomes: its box for each class, or one for all, clipped, and its class probabilities.
+
+        Proposals that are not valid have probability 0.
+        """
         shape = proposals.valid.shape
         predictions = self.classify(pyramid, proposals.boxes.unbind(0))
         scores = predictions.class_logits.float().softmax(dim=1)[:, :-1].unflatten(0, shape)
@@ -91,22 +123,27 @@ class RegionBranch(nn.Module):
         usable = proposals.valid & boxes.isfinite().flatten(2).all(dim=2) & scores.isfinite().all(dim=2)
         scores = scores.masked_fill(~usable[..., None], 0)
         height, width = sizes[:, 0].float()[:, None, None], sizes[:, 1].float()[:, None, None]
-        boxes = box_ops.clip(boxes.nan_to_num(0, 0, 0), height, width)
-        results = [self._best(b, s) for b, s in zip(boxes, scores, strict=True)]
-        boxes, scores, labels, valid = (torch.stack(column) for column in zip(*results, strict=True))
-        return boxes, scores, labels, valid
+        return box_ops.clip(boxes.nan_to_num(0, 0, 0), height, width), scores
 
-    def _best(self, boxes: Tensor, scores: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def select(
+        self, boxes: Float32[Tensor, "B K boxes 4"], scores: Float32[Tensor, "B K things"], rule: Suppression
+    ) -> Instances:
+        """The D best instances of each picture after suppression, without masks."""
+        results = [self._best(b, s, rule) for b, s in zip(boxes, scores, strict=True)]
+        best_boxes, best_scores, labels, valid = (torch.stack(column) for column in zip(*results, strict=True))
+        return Instances(best_boxes, best_scores, labels, None, valid)
+
+    def _best(self, boxes: Tensor, scores: Tensor, rule: Suppression) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         if self.min_size > 0:
             large = ((boxes[..., 2:] - boxes[..., :2]) >= self.min_size).all(dim=2)
             scores = torch.where(large, scores, torch.zeros_like(scores))
         rows, labels, valid = multiclass_nms(
             boxes,
             scores,
-            score_threshold=self.score_threshold,
-            iou_threshold=self.iou_threshold,
+            score_threshold=rule.score_threshold,
+            iou_threshold=rule.iou_threshold,
             count=self.num_detections,
-            class_agnostic=self.class_agnostic_nms,
+            class_agnostic=rule.class_agnostic,
         )
         chosen = boxes[rows, labels] if boxes.shape[1] > 1 else boxes[rows, 0]
         return chosen * valid[:, None], scores[rows, labels] * valid, labels, valid
