@@ -140,9 +140,20 @@ def test_a_file_cut_short(path: Path, size: float) -> None:
 
 @pytest.mark.parametrize("content", [b"PK\x03\x04" + bytes(5000), b"{}" * 99, b"\xff" * 64])
 def test_a_file_of_another_kind(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "model.pt").write_bytes(content)
-    with pytest.raises(InputError, match=r"model\.pt: not a safetensors file, or cut short"):
-        load_checkpoint(tmp_path / "model.pt")
+    (tmp_path / "model.bin").write_bytes(content)
+    with pytest.raises(InputError, match=r"model\.bin: not a safetensors file, or cut short"):
+        load_checkpoint(tmp_path / "model.bin")
+
+
+@pytest.mark.parametrize("name", ["model.pth", "model.pt", "model.pkl"])
+def test_weights_of_another_project_are_shown_the_way(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(bytes(10))
+    with pytest.raises(InputError) as caught:
+        load_checkpoint(tmp_path / name)
+    assert str(caught.value) == (
+        f"{tmp_path / name}: weights of another project; make a checkpoint of them: "
+        f"thingstuff convert PROJECT {tmp_path / name} {tmp_path / 'model.safetensors'}"
+    )
 
 
 @pytest.mark.parametrize("metadata", [None, {}, {"format": "pt"}])

@@ -5,7 +5,9 @@ import collections
 import json
 import os
 import pickle
+import re
 import subprocess
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -16,15 +18,25 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from thingstuff.checkpoint import load_checkpoint
-from thingstuff.convert import convert, detectron2
-from thingstuff.convert.classes import coco_labels, labels_for, read_labels
+from thingstuff.convert import convert, detectron2, panet
+from thingstuff.convert.classes import cityscapes_labels, coco_labels, labels_for, read_labels, things_only
 from thingstuff.convert.detectron2 import RELEASED, all_modules, convert_detectron2, find_released
 from thingstuff.convert.foreign import ForeignWeights, read_weights
-from thingstuff.convert.mapping import foreign_names, network_shapes
+from thingstuff.convert.mapping import PROJECTS, check_project, foreign_names, network_shapes
+from thingstuff.convert.panet import convert_panet, panet_modules
 from thingstuff.errors import InputError
 from thingstuff.labels import Category, LabelSet
 from thingstuff.model.build import build_network
-from thingstuff.recipes import panoptic_fpn_r50_coco, panoptic_fpn_r101_3x_coco
+from thingstuff.recipe import derive
+from thingstuff.recipes import (
+    panet_r50_coco,
+    panet_r50_coco_detection,
+    panoptic_fpn_r50_coco,
+    panoptic_fpn_r101_3x_coco,
+)
+
+PANET = Path(__file__).parents[1] / ".." / "shared" / "golden" / "panet"
+needs_panet = pytest.mark.skipif(not PANET.exists(), reason="needs PANet's names in ../shared/golden/panet")
 
 OWN = LabelSet(
     (
@@ -167,6 +179,13 @@ def test_torch_files(tmp_path):
         assert tensors["w"].shape == (2, 3)
 
 
+def test_files_of_networks_that_were_wrapped_for_several_gpus(tmp_path):
+    torch.save({"module.a.w": torch.ones(2), "module.b": torch.ones(1)}, tmp_path / "wrapped.pth")
+    assert list(read_weights(tmp_path / "wrapped.pth").tensors) == ["a.w", "b"]
+    torch.save({"module.w": torch.ones(2), "b": torch.ones(1)}, tmp_path / "other.pth")
+    assert list(read_weights(tmp_path / "other.pth").tensors) == ["module.w", "b"]
+
+
 def test_torch_files_that_want_to_run_something_are_refused(tmp_path):
     mark = tmp_path / "was_here"
     torch.save({"model": {"w": torch.ones(1)}, "x": Calls(os.system, f"touch {mark}")}, tmp_path / "evil.pth")
@@ -215,6 +234,36 @@ def test_coco_labels():
     assert len({c.color for c in labels.categories}) == 133
 
 
+def test_cityscapes_labels():
+    labels = cityscapes_labels()
+    assert (labels.num_stuff, labels.num_things) == (11, 8)
+    # The data set's training ids 0 to 18 are in the order of its label ids.
+    assert [c.id for c in labels.categories] == [
+        7,
+        8,
+        11,
+        12,
+        13,
+        17,
+        19,
+        20,
+        21,
+        22,
+        23,
+        24,
+        25,
+        26,
+        27,
+        28,
+        31,
+        32,
+        33,
+    ]
+    assert [c.name for c in labels.categories[10:13]] == ["sky", "person", "rider"]
+    assert labels.categories[0] == Category(7, "road", False, (128, 64, 128))
+    assert len({c.color for c in labels.categories}) == 19
+
+
 def test_labels_of_a_toml_file(tmp_path):
     path = tmp_path / "labels.toml"
     path.write_text(
@@ -254,7 +303,10 @@ def test_missing_label_file(tmp_path):
 
 def test_coco_is_assumed_only_for_its_numbers(tmp_path):
     assert labels_for(53, 80, None, "file") == coco_labels()
-    assert all(category.isthing for category in labels_for(0, 80, None, "file").categories)
+    assert labels_for(0, 80, None, "file") == things_only(coco_labels())
+    assert labels_for(11, 8, None, "file") == cityscapes_labels()
+    with pytest.raises(InputError, match="file has 8 thing and 0 stuff classes, which are not COCO's or Cityscapes'"):
+        labels_for(0, 8, None, "file")
     with pytest.raises(InputError, match=r"file has 3 thing and 2 stuff classes, which are not COCO's.*--labels"):
         labels_for(2, 3, None, "file")
     with pytest.raises(InputError, match=r"has 80 thing and 53 stuff classes, but .*panoptic\.json lists 3 and 2"):
@@ -428,6 +480,208 @@ def test_other_resnets_are_refused(monkeypatch, tmp_path, name, message):
     monkeypatch.setattr(detectron2, "read_weights", lambda _: ForeignWeights(tensors))
     with pytest.raises(InputError, match=message):
         convert_detectron2(tmp_path / "R-50.pkl")
+
+
+# --- PANet ---
+
+
+def fill(name: str, shape: tuple[int, ...]) -> torch.Tensor:
+    """Weights by the rule of the golden files."""
+    values = np.random.Generator(np.random.Philox(key=zlib.crc32(name.encode()))).standard_normal(shape)
+    if len(shape) > 1:
+        values = values * np.sqrt(2 / np.prod(shape[1:]))
+    else:
+        values = 0.1 * values + (1 if name.endswith(".weight") else 0)
+    return torch.from_numpy(values.astype(np.float32))
+
+
+def panet_shapes(kind: str) -> dict[str, tuple[int, ...]]:
+    names = json.loads((PANET / f"keys_{kind}.json").read_text())
+    return {name: tuple(shape) for name, shape in names.items()}
+
+
+PANET_RECIPES = {
+    "mask": panet_r50_coco(),
+    "det": panet_r50_coco_detection(),
+    "det2fc": derive(
+        panet_r50_coco_detection(), name="panet_r50_coco_detection_light", model__region__box_head__kind="light"
+    ),
+}
+PANET_SAMPLES = {
+    "backbone.body.conv1.weight": "Conv_Body.conv_body.res1.conv1.weight",
+    "backbone.body.bn1.bias": "Conv_Body.conv_body.res1.bn1.bias",
+    "backbone.body.layer3.5.bn3.weight": "Conv_Body.conv_body.res4.5.bn3.weight",
+    "backbone.body.layer4.0.downsample.1.bias": "Conv_Body.conv_body.res5.0.downsample.1.bias",
+    "neck.lateral.3.0.weight": "Conv_Body.conv_top.0.weight",
+    "neck.lateral.2.1.bias": "Conv_Body.topdown_lateral_modules.0.conv_lateral.1.bias",
+    "neck.lateral.0.0.weight": "Conv_Body.topdown_lateral_modules.2.conv_lateral.0.weight",
+    "neck.output.3.1.weight": "Conv_Body.posthoc_modules.0.1.weight",
+    "neck.output.0.0.weight": "Conv_Body.posthoc_modules.3.0.weight",
+    "neck.bottom_up.down.0.0.bias": "Conv_Body.panet_buttomup_conv1_modules.0.0.bias",
+    "neck.bottom_up.output.2.1.weight": "Conv_Body.panet_buttomup_conv2_modules.2.1.weight",
+    "rpn.conv.weight": "RPN.FPN_RPN_conv.weight",
+    "rpn.objectness.bias": "RPN.FPN_RPN_cls_score.bias",
+    "rpn.deltas.weight": "RPN.FPN_RPN_bbox_pred.weight",
+}
+PANET_HEAVY_SAMPLES = {
+    "region.box_pool.entries.0.0.weight": "Box_Head.conv1_head.0.0.weight",
+    "region.box_pool.entries.3.1.bias": "Box_Head.conv1_head.3.1.bias",
+    "region.box_head.convs.1.0.weight": "Box_Head.convs.3.weight",
+    "region.box_head.convs.2.1.bias": "Box_Head.convs.7.bias",
+    "region.box_head.hidden.1.weight": "Box_Head.fc.weight",
+}
+PANET_LIGHT_SAMPLES = {
+    "region.box_pool.entries.0.1.bias": "Box_Head.fc1.0.0.bias",
+    "region.box_pool.entries.3.2.bias": "Box_Head.fc1.3.1.bias",
+    "region.box_head.hidden.0.bias": "Box_Head.fc2.0.bias",
+    "region.box_head.hidden.1.weight": "Box_Head.fc2.1.weight",
+}
+PANET_MASK_SAMPLES = {
+    "region.mask_pool.entries.2.0.weight": "Mask_Head.mask_conv1.2.0.weight",
+    "region.mask_head.convs.0.0.weight": "Mask_Head.conv_fcn.0.weight",
+    "region.mask_head.convs.1.1.bias": "Mask_Head.conv_fcn.4.bias",
+    "region.mask_head.conv_fcn.0.weight": "Mask_Head.mask_conv4.0.weight",
+    "region.mask_head.conv_fc.0.0.weight": "Mask_Head.mask_conv4_fc.0.weight",
+    "region.mask_head.conv_fc.1.1.bias": "Mask_Head.mask_conv5_fc.1.bias",
+    "region.mask_head.fc.bias": "Mask_Head.mask_fc.0.bias",
+    "region.mask_head.upsample.weight": "Mask_Head.upconv.weight",
+}
+"""PANet's names by ours, written down by hand."""
+
+
+@needs_panet
+@pytest.mark.parametrize(
+    ("kind", "count", "parameters", "samples"),
+    [
+        ("mask", 273, 73_356_357, PANET_HEAVY_SAMPLES | PANET_MASK_SAMPLES),
+        ("det", 240, 48_385_508, PANET_HEAVY_SAMPLES),
+        ("det2fc", 237, 83_851_236, PANET_LIGHT_SAMPLES),
+    ],
+)
+def test_panet(monkeypatch, kind, count, parameters, samples):
+    """A constant of its own stands for every tensor; in the outputs for classes, row ``i`` is ``i``."""
+    shapes = panet_shapes(kind)
+    assert len(shapes) == count
+    tensors = {name: torch.tensor(number + 1.0).expand(shape) for number, (name, shape) in enumerate(shapes.items())}
+    outputs = [name for name in shapes if name.startswith(("Box_Outs.", "Mask_Outs."))]
+    for name in outputs:
+        rows = torch.arange(shapes[name][0]).float()
+        tensors[name] = rows.view(-1, *[1] * (len(shapes[name]) - 1)).expand(shapes[name])
+    monkeypatch.setattr(panet, "read_weights", lambda _: ForeignWeights(tensors))
+    checkpoint = convert_panet("snapshot.pth")
+    assert checkpoint.recipe == PANET_RECIPES[kind]
+    assert checkpoint.labels == things_only(coco_labels())
+    weights = checkpoint.weights
+    assert {name: tensor.shape for name, tensor in weights.items()} == network_shapes(
+        checkpoint.recipe, checkpoint.labels
+    )
+    # With weight and bias of the frozen norms, and the outputs for background that have no meaning.
+    background = 4 * (1024 + 1) + (256 + 1 if kind == "mask" else 0)
+    assert sum(t.numel() for name, t in weights.items() if ".running_" not in name) + background == parameters
+    # What is not in the file are the statistics of the backbone's norms, which have scale and shift alone.
+    statistics = {name for name in weights if ".running_" in name}
+    assert statistics == {
+        name.replace(".weight", leaf)
+        for name in weights
+        if re.search(r"backbone.*(bn\d|downsample\.1)\.weight", name)
+        for leaf in (".running_mean", ".running_var")
+    }
+    predicted = re.compile(r"region\.(box_head\.outputs|mask_head\.predictor)\.")
+    landed = {t.flatten()[0].item() for name, t in weights.items() if not predicted.match(name)} - {0.0}
+    assert landed == {tensors[name].flatten()[0].item() for name in tensors if name not in outputs} | {
+        weights["backbone.body.bn1.running_var"][0].item()
+    }
+    for ours, theirs in (PANET_SAMPLES | samples).items():
+        assert torch.equal(weights[ours], tensors[theirs]), ours
+    for leaf in ("weight", "bias"):
+        classes = weights[f"region.box_head.outputs.classes.{leaf}"]
+        assert [row.flatten()[0] for row in classes] == [*range(1, 81), 0]
+        assert [row.flatten()[0] for row in weights[f"region.box_head.outputs.deltas.{leaf}"]] == list(range(4, 324))
+        if kind == "mask":
+            masks = weights[f"region.mask_head.predictor.{leaf}"]
+            assert [row.flatten()[0] for row in masks] == list(range(1, 81))
+
+
+@needs_panet
+def test_panet_snapshot(tmp_path):
+    """A saved state in the container of older versions of torch, with the weights of the golden files."""
+    shapes = panet_shapes("mask")
+    probes = json.loads((PANET / "weight_probes.json").read_text())
+    model = {
+        name: fill(name, shape) if name in probes else torch.zeros(()).expand(shape) for name, shape in shapes.items()
+    }
+    model["Box_Outs.cls_score.weight"] = fill("Box_Outs.cls_score.weight", (81, 1024))
+    scale, shift = fill("scale.weight", (64,)), fill("shift.bias", (64,))
+    model |= {"Conv_Body.conv_body.res1.bn1.weight": scale, "Conv_Body.conv_body.res1.bn1.bias": shift}
+    snapshot = {"step": 179999, "train_size": 234532, "batch_size": 16, "model": collections.OrderedDict(model)}
+    snapshot["optimizer"] = {"state": {}, "param_groups": [{"lr": 0.0002, "params": [0]}]}
+    path = tmp_path / "panet_mask_step179999.pth"
+    torch.save(snapshot, path, _use_new_zipfile_serialization=False)
+    checkpoint = convert_panet(path)
+    assert checkpoint.credit == (
+        "converted from panet_mask_step179999.pth of PANet's official code (MIT); the licence is that of this file"
+    )
+    checked = 0
+    for ours, theirs in PANET_SAMPLES.items():
+        if theirs in probes:
+            first, total = probes[theirs]
+            tensor = checkpoint.weights[ours]
+            assert tensor.flatten()[0].item() == pytest.approx(first, rel=1e-6), ours
+            assert tensor.double().sum().item() == pytest.approx(total, rel=1e-4), ours
+            checked += 1
+    assert checked == 7
+    classes = checkpoint.weights["region.box_head.outputs.classes.weight"]
+    assert torch.equal(classes[80], model["Box_Outs.cls_score.weight"][0])
+    assert torch.equal(classes[3], model["Box_Outs.cls_score.weight"][4])
+    # Scale and shift are all there is to a norm of the backbone: mean 0, and variance and epsilon together 1.
+    norm = checkpoint.network().get_submodule("backbone.body.bn1")
+    norm.act = torch.nn.Identity()
+    values = torch.linspace(-3, 3, 64).view(1, 64, 1, 1)
+    torch.testing.assert_close(norm(values)[0, :, 0, 0], scale * values[0, :, 0, 0] + shift, rtol=1e-6, atol=1e-6)
+
+
+def test_panet_with_own_classes_and_other_files(monkeypatch, tmp_path):
+    recipe = PANET_RECIPES["det"]
+    labels = things_only(OWN)
+    shapes = network_shapes(recipe, labels)
+    names = foreign_names(shapes, panet_modules(recipe))
+    tensors = {name: torch.zeros(()).expand(shapes[ours]) for name, ours in names.items() if ".running_" not in ours}
+    tensors["Box_Outs.bbox_pred.weight"] = torch.zeros(16, 1024)
+    tensors["Box_Outs.bbox_pred.bias"] = torch.arange(16.0)
+
+    def converted(changes=None, drop="-", labels=None):
+        held = {name: tensor for name, tensor in (tensors | (changes or {})).items() if not name.startswith(drop)}
+        monkeypatch.setattr(panet, "read_weights", lambda _: ForeignWeights(held))
+        return convert_panet("own.pth", labels)
+
+    (tmp_path / "things.json").write_text(json.dumps({"categories": labels.to_coco()}))
+    checkpoint = converted(labels=tmp_path / "things.json")
+    assert checkpoint.labels == labels
+    assert checkpoint.weights["region.box_head.outputs.deltas.bias"].tolist() == list(range(4, 16))
+    for changes, drop, named, message in (
+        ({}, "-", None, "has 3 thing and 0 stuff classes, which are not COCO's"),
+        ({}, "-", write_own_labels(tmp_path), "has 3 thing and 0 stuff classes, but .* lists 3 and 2"),
+        ({}, "Box_Outs", None, "has no 'Box_Outs.cls_score.weight', so it is not a PANet of the official code"),
+        ({}, "Conv_Body.conv_body.res4.5", tmp_path / "things.json", r"res4' has 5 blocks"),
+        ({}, "Conv_Body.conv_top.1.bias", tmp_path / "things.json", r"lacks 1 \(Conv_Body.conv_top.1.bias\)"),
+        ({"Keypoint_Outs.bias": torch.zeros(1)}, "-", tmp_path / "things.json", "has unexpected 1"),
+        ({"rpn.conv_proposal.0.weight": torch.zeros(1)}, "-", None, "use: thingstuff convert upsnet"),
+    ):
+        with pytest.raises(InputError, match=message) as caught:
+            converted(changes, drop, named)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", PROJECTS)
+def test_weights_of_another_project_are_sent_where_they_belong(kind):
+    for other, name in PROJECTS.items():
+        if other == kind:
+            check_project([name], kind, "file.pth")
+            continue
+        with pytest.raises(
+            InputError, match=rf"^file\.pth: has '.*'.* not of the kind {kind}; use: .* convert {other}$"
+        ):
+            check_project([name], kind, "file.pth")
 
 
 def test_out_must_be_a_checkpoint(tmp_path):

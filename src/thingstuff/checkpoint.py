@@ -157,6 +157,11 @@ def find_checkpoint(path: Path | str) -> Path:
         raise InputError(f"{file}: this is a folder, not a checkpoint; name the .safetensors file in it")
     if file.exists() and not file.is_file():
         raise InputError(f"{file}: this is no ordinary file; name a .safetensors file")
+    if file.exists() and file.suffix in (".pth", ".pt", ".pkl"):
+        raise InputError(
+            f"{file}: weights of another project; make a checkpoint of them: "
+            f"thingstuff convert PROJECT {file} {file.with_suffix('.safetensors')}"
+        )
     if not file.exists():
         names = ", ".join(BUNDLED)
         raise InputError(

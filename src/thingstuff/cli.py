@@ -17,7 +17,7 @@ VERBS = {
     "score": "score predictions of any tool in COCO panoptic format",
     "compare": "which of two models is better, by how much, how sure, and where it loses",
     "predict": "label pictures",
-    "convert": "convert the weights of Detectron2, torchvision or mmdetection",
+    "convert": "convert the weights of Detectron2, torchvision, mmdetection, UPSNet or PANet",
     "recipes": "list the recipes, or show one",
 }
 

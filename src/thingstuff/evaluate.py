@@ -16,6 +16,7 @@ from thingstuff.evaluation.miou import MeanIou, confusion_matrix, mean_iou
 from thingstuff.evaluation.pq import PictureMatch, Score, match_picture, panoptic_quality
 from thingstuff.labels import LabelSet
 from thingstuff.predict import Model, Result
+from thingstuff.recipe_model import TTAConfig
 from thingstuff.structures import VOID_LABEL, Panoptic, Sample
 
 
@@ -50,6 +51,7 @@ class Evaluation:
         pictures: Number of pictures judged.
         seconds: Median time of a prediction.
         skipped: What was wrong with the pictures left out.
+        tta: Settings of the test-time augmentation; None: one look at each picture.
     """
 
     panoptic: Score | None
@@ -59,6 +61,7 @@ class Evaluation:
     pictures: int
     seconds: float
     skipped: tuple[str, ...] = ()
+    tta: TTAConfig | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The numbers as fractions; panoptic quality at the top, as everywhere in this package."""
@@ -70,6 +73,7 @@ class Evaluation:
             "pictures": self.pictures,
             "seconds_per_picture": self.seconds,
             "skipped": list(self.skipped),
+            "tta": None if self.tta is None else self.tta.model_dump(mode="json"),
         }
 
     def headline(self) -> float:
@@ -90,10 +94,12 @@ class Tally:
     Attributes:
         labels: The classes.
         with_ap: Also collect what average precision needs.
+        tta: Settings of the test-time augmentation, to be written down; None: one look at each picture.
     """
 
     labels: LabelSet
     with_ap: bool
+    tta: TTAConfig | None = None
     matches: list[PictureMatch] = field(default_factory=list)
     truths: list[ap.TruthInstances] = field(default_factory=list)
     detections: list[ap.Detections] = field(default_factory=list)
@@ -118,7 +124,7 @@ class Tally:
 
     def merge(self, others: Iterable["Tally"]) -> "Tally":
         """One tally of what several processes counted."""
-        merged = Tally(self.labels, self.with_ap)
+        merged = Tally(self.labels, self.with_ap, self.tta)
         for other in (self, *others):
             for name in ("matches", "truths", "detections", "seconds", "skipped"):
                 getattr(merged, name).extend(getattr(other, name))
@@ -141,6 +147,7 @@ class Tally:
             pictures=len(self.seconds),
             seconds=float(np.median(self.seconds)) if self.seconds else 0.0,
             skipped=tuple(self.skipped),
+            tta=self.tta,
         )
 
 
@@ -166,7 +173,7 @@ def evaluate_pictures(
     Raises:
         InputError: A picture or its annotation is damaged.
     """
-    tally = Tally(model.labels, with_ap)
+    tally = Tally(model.labels, with_ap, model.tta)
     for index in indices:
         try:
             sample = source.read(index)

@@ -1,7 +1,7 @@
 """From a picture in any form to a panoptic result: what `thingstuff.load` returns, and what that returns."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from numbers import Integral
 from pathlib import Path
@@ -20,9 +20,12 @@ from thingstuff.data.transforms import resize_image, target_size
 from thingstuff.errors import InputError
 from thingstuff.labels import LabelSet
 from thingstuff.model import boxes as box_ops
-from thingstuff.model.fusion import find_paste, semantic_labels
+from thingstuff.model.fusion import semantic_labels
 from thingstuff.model.panoptic import SIZE_DIVISOR, PanopticSegmenter
+from thingstuff.model.pasting import find_paste
+from thingstuff.model.tta import Look, combine_looks
 from thingstuff.published import PUBLISHED, published_checkpoint
+from thingstuff.recipe_model import TTAConfig
 from thingstuff.structures import MaskPaste, Outputs, Panoptic, PanopticMaps, Segment, Size, encode_ids
 
 MAX_PIXELS = 100_000
@@ -208,6 +211,7 @@ class Model:
         device: Where it runs.
         short_side: Bring the shorter side of pictures to this many pixels; None: as the checkpoint says; 0: leave them.
         max_side: The longer side is at most this long; None: as the checkpoint says.
+        tta: Look at every picture several times, as the recipe's `tta` says: better and slower.
     """
 
     def __init__(
@@ -217,19 +221,25 @@ class Model:
         device: str | torch.device = "cpu",
         short_side: int | None = None,
         max_side: int | None = None,
+        tta: bool = False,
     ) -> None:
         network = checkpoint.network().to(_usable_device(device))
-        self._prepare(network, checkpoint, short_side, max_side)
+        self._prepare(network, checkpoint, short_side, max_side, tta)
 
     @classmethod
     def of_network(cls, network: PanopticSegmenter, checkpoint: Checkpoint) -> "Model":
         """Wrap a network as it stands, for example in the middle of its training; no weights are loaded."""
         model = cls.__new__(cls)
-        model._prepare(network, checkpoint, None, None)
+        model._prepare(network, checkpoint, None, None, tta=False)
         return model
 
     def _prepare(
-        self, network: PanopticSegmenter, checkpoint: Checkpoint, short_side: int | None, max_side: int | None
+        self,
+        network: PanopticSegmenter,
+        checkpoint: Checkpoint,
+        short_side: int | None,
+        max_side: int | None,
+        tta: bool,
     ) -> None:
         picture = checkpoint.recipe.picture
         self.network = network
@@ -237,6 +247,7 @@ class Model:
         self.labels = checkpoint.labels
         self.credit = checkpoint.credit
         self.metrics = checkpoint.metrics
+        self.tta = checkpoint.recipe.tta if tta else None
         self.short_side = _limit("short_side", picture.short_side if short_side is None else short_side, 0)
         if max_side is not None and self.short_side == 0:
             raise InputError(f"max_side is {max_side}, but pictures keep their size here; give short_side as well")
@@ -269,7 +280,7 @@ class Model:
         original = image.shape[0], image.shape[1]
         size = target_size(original, self.short_side, self.max_side)
         output_size = _checked_size(output_size) if output_size is not None else original
-        outputs = self.network(*self._batch_of_one(resize_image(image, size), size))
+        outputs = self._see(image, size)
         panoptic = None
         if self.network.fusion is not None:
             panoptic = to_panoptic(self.network.fusion(outputs, 0, size, output_size), self.labels)
@@ -280,12 +291,26 @@ class Model:
         merged = semantic is not None and semantic.things == "merged" and self.labels.num_things > 0
         return Result(image, panoptic, instances, self.labels, outputs, (size, output_size), merged)
 
-    def _batch_of_one(self, image: Shaped[np.ndarray, "h w C"], size: Size) -> tuple[torch.Tensor, torch.Tensor]:
-        device = self.network.pixel_mean.device
+    def _see(self, image: Shaped[np.ndarray, "H W C"], size: Size) -> Outputs:
+        """What the network says of a picture in the frame of ``size``, at one look or at several."""
+        if self.tta is None:
+            sizes = torch.tensor([size], device=self.network.pixel_mean.device)
+            return self.network(self._padded(resize_image(image, size)), sizes)
+        looks = self._looks(image, self.tta)
+        voting = {"box_voting": self.tta.box_voting, "mask_voting": self.tta.mask_voting}
+        return combine_looks(self.network, looks, size, **voting)
+
+    def _looks(self, image: Shaped[np.ndarray, "H W C"], tta: TTAConfig) -> Iterator[Look]:
+        for size in look_sizes((image.shape[0], image.shape[1]), self.short_side, self.max_side, tta):
+            resized = resize_image(image, size)
+            yield Look(self._padded(resized), size)
+            if tta.flip:
+                yield Look(self._padded(resized[:, ::-1]), size, mirrored=True)
+
+    def _padded(self, image: Shaped[np.ndarray, "h w C"]) -> torch.Tensor:
         pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))[None]
-        bottom, right = (-side % SIZE_DIVISOR for side in size)
-        padded = torch.nn.functional.pad(pixels.to(device), (0, right, 0, bottom))
-        return padded, torch.tensor([size], device=device)
+        bottom, right = (-side % SIZE_DIVISOR for side in image.shape[:2])
+        return torch.nn.functional.pad(pixels.to(self.network.pixel_mean.device), (0, right, 0, bottom))
 
 
 def load(
@@ -294,6 +319,7 @@ def load(
     device: str | torch.device = "cpu",
     short_side: int | None = None,
     max_side: int | None = None,
+    tta: bool = False,
 ) -> Model:
     """Load a trained network.
 
@@ -303,6 +329,8 @@ def load(
         device: Where it runs.
         short_side: Bring the shorter side of pictures to this many pixels; None: as the checkpoint says; 0: leave them.
         max_side: The longer side is at most this long; None: as the checkpoint says.
+        tta: Test-time augmentation: look at every picture at several sizes and mirrored, as the recipe's `tta` says,
+            and unite what is seen. Better and several times slower.
 
     Raises:
         InputError: There is no such checkpoint, it is damaged, or it cannot be fetched.
@@ -314,7 +342,25 @@ def load(
         >>> result.overlay().save("street_panoptic.png")  # doctest: +SKIP
     """
     file = published_checkpoint(str(name)) if str(name) in PUBLISHED else name
-    return Model(load_checkpoint(file), device=device, short_side=short_side, max_side=max_side)
+    return Model(load_checkpoint(file), device=device, short_side=short_side, max_side=max_side, tta=tta)
+
+
+def look_sizes(original: Size, short_side: int, max_side: int, tta: TTAConfig) -> list[Size]:
+    """Sizes at which test-time augmentation looks at a picture; where a limit makes two scales equal, one stays.
+
+    Args:
+        original: Size of the picture.
+        short_side: Usual length of the shorter side; 0: the picture's own.
+        max_side: Usual limit of the longer side; it does not count where pictures keep their size.
+        tta: Says how far from there to go.
+    """
+    if short_side == 0:
+        short_side, max_side = min(original), max(original)
+    sizes = (
+        target_size(original, max(1, round(scale * short_side)), tta.max_side or max(1, round(scale * max_side)))
+        for scale in tta.scales
+    )
+    return list(dict.fromkeys(sizes))
 
 
 def as_array(picture: Picture, channels: int) -> Shaped[np.ndarray, "H W C"]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Bool
 from PIL import Image
 
 from thingstuff.data.coco import panoptic_annotation, save_panoptic_png, write_json
@@ -65,6 +66,7 @@ class PredictionWriter:
         self.images: list[dict[str, Any]] = []
         self.annotations: list[dict[str, Any]] = []
         self.instances: list[dict[str, Any]] | None = None
+        self.semantic_folder: Path | None = None
         self.names: set[str] = set()
         self.image_ids: set[int | str] = set()
         make_folder(folder)
@@ -93,14 +95,15 @@ class PredictionWriter:
         if result.instances is not None:
             self.instances = (self.instances or []) + coco_results(result.instances, image_id)
         if (semantic := result.semantic) is not None:
-            make_folder(self.folder / "semantic")
+            self.semantic_folder = self.folder / "semantic"
+            make_folder(self.semantic_folder)
             dtype = np.uint8 if semantic.max(initial=0) < 256 else np.uint16
-            Image.fromarray(semantic.astype(dtype)).save(self.folder / "semantic" / f"{name}.png")
+            Image.fromarray(semantic.astype(dtype)).save(self.semantic_folder / f"{name}.png")
         return name
 
     def close(self) -> list[Path]:
-        """Write the JSON files of everything so far, and say where they are."""
-        written = []
+        """Write the JSON files of everything so far, and say where they and the semantic maps are."""
+        written = [] if self.semantic_folder is None else [self.semantic_folder]
         if self.annotations:
             content = {
                 "images": self.images,
@@ -126,8 +129,6 @@ class PredictionWriter:
 
 def coco_results(instances: DetectedInstances, image_id: int | str) -> list[dict[str, Any]]:
     """Detections as COCO's result format has them: boxes as x, y, width, height; masks as compressed run lengths."""
-    from thingstuff.evaluation.ap import encode_masks
-
     rows = []
     for row in range(len(instances)):
         x1, y1, x2, y2 = instances.boxes[row].tolist()
@@ -138,10 +139,30 @@ def coco_results(instances: DetectedInstances, image_id: int | str) -> list[dict
             "score": float(instances.scores[row]),
         }
         if instances.mask_probabilities is not None:
-            mask = encode_masks(instances.mask(row)[None])[0]
-            entry["segmentation"] = {"size": list(mask["size"]), "counts": mask["counts"].decode("ascii")}
+            entry["segmentation"] = {"size": list(instances.size), "counts": run_lengths(instances.mask(row))}
         rows.append(entry)
     return rows
+
+
+def run_lengths(mask: Bool[np.ndarray, "H W"]) -> str:
+    """A mask as COCO's compressed run lengths, so that writing predictions needs no package for scoring.
+
+    Source: the format of COCO's ``maskApi``: lengths of runs down the columns, the first of False; from the fourth on
+        as the difference to the one before the last; in groups of five bits, lowest first, the sixth bit where more
+        follow, each as a character from 48.
+    """
+    line = np.concatenate([[False], mask.ravel(order="F")])
+    changes = np.flatnonzero(line[1:] != line[:-1])
+    lengths = np.diff(changes, prepend=0, append=mask.size)
+    lengths[3:] -= lengths[1:-2].copy()
+    characters = []
+    for value in lengths.tolist():
+        more = True
+        while more:
+            group, value = value & 31, value >> 5
+            more = value != (-1 if group & 16 else 0)
+            characters.append(chr(48 + group + 32 * more))
+    return "".join(characters)
 
 
 def make_folder(folder: Path) -> None:

@@ -140,7 +140,7 @@ def write_report(path: Path, report: Report) -> None:
             _examples(report.examples, report.classes, path.parent),
             _classes(report.classes),
             draw_curves(report.curves),
-            _TERMS if report.headlines or report.classes else "",
+            _TERMS if report.classes or {"PQ", "SQ", "RQ"} & {tile.name for tile in report.headlines} else "",
             _facts(report.facts),
         )
         if part

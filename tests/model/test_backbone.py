@@ -1,6 +1,7 @@
-"""timm networks as pyramids: strides, channels, norms, frozen stages, stride placement, and clear refusals."""
+"""timm networks as pyramids: strides, channels, norms, frozen stages, stride placement, deformable stages, refusals."""
 
 import pytest
+import timm
 import torch
 from timm.layers.norm_act import BatchNormAct2d, FrozenBatchNormAct2d, SyncBatchNormAct
 from timm.models.resnet import Bottleneck
@@ -9,11 +10,14 @@ from torchvision.ops.misc import FrozenBatchNorm2d
 
 from thingstuff.errors import InputError
 from thingstuff.model.backbone import STRIDES, Backbone
+from thingstuff.model.deformable import DeformableConv2d
 
 PLAIN = "test_resnet"
 """A very small ResNet whose norms are plain batch norms."""
 WITH_ACTIVATION = "cs3darknet_s"
 """Its norms carry the activation that follows them."""
+BOTTLENECKS = "resnet14t"
+"""A ResNet with one bottleneck in each stage."""
 IMAGES = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
 
 
@@ -199,6 +203,89 @@ def test_stride_is_on_the_convolution_asked_for(first: bool) -> None:
     ]
 
 
+# --- deformable stages ---
+
+
+def blocks(backbone: Backbone) -> list[Bottleneck]:
+    return [module for module in backbone.modules() if isinstance(module, Bottleneck)]
+
+
+def spread_offsets(backbone: Backbone) -> None:
+    """Let taps look elsewhere, as after some training."""
+    for name, parameter in backbone.named_parameters():
+        if ".offset." in name:
+            nn.init.normal_(parameter, std=0.05)
+
+
+@pytest.mark.parametrize("stride_in_first_conv", [True, False])
+def test_new_deformable_stages_compute_what_plain_ones_do(stride_in_first_conv: bool) -> None:
+    options = {"stride_in_first_conv": stride_in_first_conv}
+    plain = build(BOTTLENECKS, **options).eval()
+    assert not any(isinstance(module, DeformableConv2d) for module in plain.modules())
+    for deformable_stages in (1, 3, 4):
+        deformable = build(BOTTLENECKS, deformable_stages=deformable_stages, **options).eval()
+        kinds = [type(block.conv2) for block in blocks(deformable)]
+        assert kinds == [nn.Conv2d] * (4 - deformable_stages) + [DeformableConv2d] * deformable_stages
+        assert_same_features(plain, deformable)
+        state = deformable.state_dict()
+        for key, value in plain.state_dict().items():
+            assert torch.equal(state.pop(key), value)
+        assert all(".conv2.offset." in key for key in state)
+        assert len(state) == 2 * deformable_stages
+
+
+def test_deformable_stages_learn_and_then_differ() -> None:
+    plain, deformable = build(BOTTLENECKS).train(), build(BOTTLENECKS, deformable_stages=2).train()
+    for block in (*blocks(plain), *blocks(deformable)):
+        block.bn3.get_parameter("weight").data.fill_(1)  # timm begins with 0, as if the block were not there
+    deformable(IMAGES).features[32].square().sum().backward()
+    for block in blocks(deformable)[2:]:
+        for parameter in block.conv2.parameters():
+            assert parameter.grad is not None
+            assert (parameter.grad != 0).any()
+    spread_offsets(deformable)
+    with torch.no_grad():
+        features, others = plain(IMAGES).features, deformable(IMAGES).features
+    assert torch.allclose(features[8], others[8])
+    assert not torch.allclose(features[16], others[16], atol=0.01)
+
+
+def test_deformable_stages_of_upsnet_are_thirty_blocks_of_resnet101() -> None:
+    with torch.device("meta"):
+        plain = Backbone("resnet101", stride_in_first_conv=True)
+        deformable = Backbone("resnet101", stride_in_first_conv=True, deformable_stages=3)
+    assert deformable.state_dict()["body.layer2.0.conv2.offset.weight"].shape == (18, 128, 3, 3)
+    convs = [block.conv2 for block in blocks(deformable) if isinstance(block.conv2, DeformableConv2d)]
+    assert [conv.weight.shape[0] for conv in convs] == [128] * 4 + [256] * 23 + [512] * 3
+    assert all(conv.bias is None and conv.stride == (1, 1) for conv in convs)
+    # The whole ResNet-101 has 44,549,160, of which 2,049,000 classify. Offsets: a 3x3 convolution with bias in a block.
+    assert sum(parameter.numel() for parameter in plain.parameters()) == 42_500_160
+    offsets = sum(count * 18 * (9 * width + 1) for count, width in ((4, 128), (23, 256), (3, 512)))
+    assert offsets == 1_286_172
+    assert sum(parameter.numel() for parameter in deformable.parameters()) == 42_500_160 + offsets
+
+
+@pytest.mark.parametrize("stride_in_first_conv", [True, False])
+def test_deformable_convolution_has_the_stride_of_the_one_it_replaces(stride_in_first_conv: bool) -> None:
+    with torch.device("meta"):
+        backbone = Backbone("resnet50", stride_in_first_conv=stride_in_first_conv, deformable_stages=3)
+    keep, first = (1, 1), (1, 1) if stride_in_first_conv else (2, 2)
+    strides = [block.conv2.stride for block in blocks(backbone)[3:]]
+    assert strides == [first] + [keep] * 3 + [first] + [keep] * 5 + [first] + [keep] * 2
+
+
+@pytest.mark.parametrize("norm", ["frozen_batch", "group"])
+def test_frozen_deformable_stages_do_not_learn_offsets_either(norm) -> None:
+    backbone = build(BOTTLENECKS, norm=norm, frozen_stages=3, deformable_stages=4).train()
+    backbone(IMAGES).features[32].sum().backward()
+    offsets = {name: parameter for name, parameter in backbone.named_parameters() if ".offset." in name}
+    assert len(offsets) == 8
+    for name, parameter in offsets.items():
+        learns = "layer3" in name or "layer4" in name
+        assert parameter.requires_grad == learns
+        assert (parameter.grad is not None) == learns
+
+
 # --- refusals ---
 
 
@@ -212,6 +299,20 @@ def test_unknown_name_is_refused_with_near_ones() -> None:
 def test_unknown_weights_are_refused() -> None:
     with pytest.raises(InputError, match=r"'resnet50.nope' .*Invalid pretrained tag \(nope\)"):
         build("resnet50.nope")
+
+
+@pytest.mark.parametrize("error", [OSError("no\n network"), RuntimeError("no weights"), ValueError("no file")])
+def test_trained_weights_that_cannot_be_fetched(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    create = timm.create_model
+
+    def fail(name: str, *, pretrained: bool = False, **options: object) -> nn.Module:
+        if pretrained:
+            raise error
+        return create(name, pretrained=False, **options)  # pyright: ignore[reportArgumentType]
+
+    monkeypatch.setattr(timm, "create_model", fail)
+    with pytest.raises(InputError, match=r"trained weights of 'resnet18' cannot be fetched \(no \w+\); connect to"):
+        Backbone("resnet18", pretrained=True)
 
 
 @pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "test_vit"])
@@ -233,3 +334,20 @@ def test_stride_placement_is_refused_without_bottlenecks() -> None:
 def test_freezing_is_refused_where_stages_cannot_be_told_apart() -> None:
     with pytest.raises(InputError, match=r"frozen_stages needs .* not 'test_efficientnet'"):
         build("test_efficientnet", frozen_stages=1)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "test_convnext"])
+def test_deformable_stages_are_refused_without_bottlenecks(name: str) -> None:
+    with pytest.raises(InputError, match=rf"deformable_stages is for ResNets with bottlenecks .* not '{name}'"):
+        build(name, deformable_stages=1)
+
+
+def test_deformable_stages_are_refused_with_groups() -> None:
+    message = r"without groups, but those of 'resnext50_32x4d' have 32; choose a plain"
+    with torch.device("meta"), pytest.raises(InputError, match=message):
+        build("resnext50_32x4d", deformable_stages=1)
+
+
+def test_more_deformable_stages_than_there_are_are_refused() -> None:
+    with pytest.raises(InputError, match=r"deformable_stages is 5, but 'resnet14t' has 4 stages; give fewer"):
+        build(BOTTLENECKS, deformable_stages=5)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from itertools import product
 
 import pytest
 import torch
@@ -9,15 +10,19 @@ from torch import nn
 
 from thingstuff.errors import InputError
 from thingstuff.labels import LabelSet
+from thingstuff.model.box_head import HeavyBoxHead, LightBoxHead
 from thingstuff.model.build import build_network
 from thingstuff.model.fusion import merge_by_score
+from thingstuff.model.mask_head import ConvMaskHead, FusedMaskHead
+from thingstuff.model.neck import FPN, BottomUpPath
 from thingstuff.model.panoptic import PanopticSegmenter
-from thingstuff.model.pooling import AssignedLevelPool
+from thingstuff.model.pooling import AdaptivePool, AssignedLevelPool
 from thingstuff.model.region import RegionBranch, Suppression
 from thingstuff.model.rpn import RegionProposalNetwork
 from thingstuff.model.semantic import UpsampleSumHead
-from thingstuff.recipe import derive
-from thingstuff.recipes import panoptic_fpn_r50_coco, semantic_fpn_r50_coco
+from thingstuff.recipe import Recipe, derive
+from thingstuff.recipe_model import BoxHeadConfig, MaskHeadConfig
+from thingstuff.recipes import panet_r50_coco, panet_r50_coco_detection, panoptic_fpn_r50_coco, semantic_fpn_r50_coco
 
 Maker = Callable[..., PanopticSegmenter]
 SMALL = {"model__backbone__name": "test_resnet"}
@@ -158,6 +163,128 @@ def test_options_of_the_other_parts(make_network: Maker) -> None:
     assert isinstance(network.rpn, RegionProposalNetwork)
     assert network.rpn.iou_threshold == 0.6
     assert network.rpn.objectness.out_channels == 2
+
+
+# --- PANet's parts ---
+
+
+def neck_of(network: PanopticSegmenter) -> FPN:
+    assert isinstance(network.neck, FPN)
+    return network.neck
+
+
+def test_options_of_the_neck(make_network: Maker) -> None:
+    plain = neck_of(make_network(**SMALL))
+    assert plain.bottom_up is plain.global_average is None
+    options = {"norm": "group", "relu": False, "conv_bias": True, "order": "mmdet"}
+    neck = neck_of(make_network(**SMALL, model__neck__bottom_up=options, model__neck__global_average=True))
+    assert isinstance(neck.global_average, nn.Linear)
+    assert isinstance(neck.bottom_up, BottomUpPath)
+    assert neck.bottom_up.order == "mmdet"
+    assert neck.bottom_up.get_parameter("down.2.0.bias").shape == (16,)
+    assert sum(isinstance(module, nn.GroupNorm) for module in neck.bottom_up.modules()) == 6
+    assert not any(isinstance(module, nn.ReLU) for module in neck.bottom_up.modules())
+    assert not any(isinstance(module, nn.GroupNorm) for module in (*neck.lateral.modules(), *neck.output.modules()))
+
+
+def test_options_of_adaptive_pools_and_panets_heads(make_network: Maker) -> None:
+    network = make_network(
+        **SMALL,
+        model__region__pool="adaptive",
+        model__region__level_fusion="sum",
+        model__region__sampling_ratio=2,
+        model__region__aligned=False,
+        model__region__inclusive_boxes=True,
+        model__region__box_head=BoxHeadConfig(
+            kind="heavy", size=5, width=24, channels=12, num_convs=3, norm="group", class_agnostic_boxes=True
+        ),
+        model__region__mask_head=MaskHeadConfig(
+            kind="fused", size=8, channels=10, num_convs=3, norm="group", fc_relu=True
+        ),
+    )
+    region = region_of(network)
+    for pool, size in ((region.box_pool, 5), (region.mask_pool, 8)):
+        assert isinstance(pool, AdaptivePool)
+        assert (pool.size, pool.strides, pool.fuse) == (size, (4, 8, 16, 32), "sum")
+        assert (pool.sampling_ratio, pool.aligned, pool.inclusive_boxes) == (2, False, True)
+    for level in range(4):
+        assert region.get_parameter(f"box_pool.entries.{level}.0.weight").shape == (12, 16, 3, 3)
+        assert region.get_parameter(f"mask_pool.entries.{level}.0.weight").shape == (10, 16, 3, 3)
+    assert region.get_parameter("box_head.hidden.1.weight").shape == (24, 12 * 25)
+    assert region.get_parameter("box_head.outputs.deltas.weight").shape == (4, 24)
+    assert region.get_parameter("mask_head.fc.weight").shape == (256, 5 * 64)
+    assert isinstance(region.box_head, HeavyBoxHead)
+    assert isinstance(region.mask_head, FusedMaskHead)
+    assert (len(region.box_head.convs), len(region.mask_head.convs), region.mask_head.fc_relu) == (2, 1, True)
+    # Entries on four levels of two pools; two convolutions; one, the last one, and two of the branch.
+    assert sum(isinstance(module, nn.GroupNorm) for module in region.modules()) == 8 + 2 + 4
+
+
+def test_norm_of_the_light_box_head(make_network: Maker) -> None:
+    region = region_of(make_network(**SMALL, model__region__box_head={"width": 16, "norm": "group"}))
+    for name in ("box_pool.entry.2", "box_head.hidden.1"):
+        assert isinstance(region.get_submodule(name), nn.GroupNorm)
+
+
+COMBINATIONS = list(product(("assigned", "adaptive"), ("light", "heavy"), (None, "conv", "fused"), (False, True)))
+
+
+@pytest.mark.parametrize(("pool", "box", "mask", "path"), COMBINATIONS)
+def test_all_combinations_find_many_things_and_none(
+    make_network: Maker, pool: str, box: str, mask: str | None, path: bool
+) -> None:
+    norm = "group" if path else "none"
+    network = make_network(
+        **SMALL,
+        model__neck__bottom_up={"norm": norm} if path else None,
+        model__neck__global_average=path,
+        model__region__pool=pool,
+        model__region__box_head={"kind": box, "width": 16, "channels": 8, "norm": norm},
+        model__region__mask_head=mask and {"kind": mask, "size": 6, "channels": 8, "norm": norm},
+        model__fusion=None,
+    )
+    region = region_of(network)
+    assert type(region.box_head) is {"light": LightBoxHead, "heavy": HeavyBoxHead}[box]
+    assert type(region.mask_head) is {None: type(None), "conv": ConvMaskHead, "fused": FusedMaskHead}[mask]
+    pools = {"assigned": AssignedLevelPool, "adaptive": AdaptivePool}
+    assert {type(part) for part in (region.box_pool, region.mask_pool) if part is not None} == {pools[pool]}
+    images = torch.randint(0, 256, (2, 3, 64, 96), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    background = region.box_head.get_parameter("outputs.classes.bias")
+    for offset, expected in ((-1000.0, 12), (1000.0, 0)):
+        with torch.no_grad():
+            background[-1] = offset
+            found = network(images, torch.tensor([[64, 96], [50, 70]])).instances
+        assert found.valid.sum(dim=1).tolist() == [expected, expected]
+        assert found.boxes.shape == (2, 12, 4)
+        assert (found.mask_logits is None) == (mask is None)
+        if mask is not None:
+            assert found.mask_logits.shape == (2, 12, 12, 12)
+            assert found.mask_logits.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("recipe", "changes", "official"),
+    [
+        (panet_r50_coco, {}, 73_356_357),
+        (panet_r50_coco_detection, {}, 48_385_508),
+        (panet_r50_coco_detection, {"model__region__box_head__kind": "light"}, 83_851_236),
+    ],
+)
+def test_panet_has_as_many_parameters_as_the_official_code(
+    make_labels: Callable[[int, int], LabelSet], recipe: Callable[[], Recipe], changes: dict, official: int
+) -> None:
+    with torch.device("meta"):
+        network = build_network(derive(recipe(), **changes), make_labels(0, 80))
+    # The official count has scale and shift of the frozen norms, four deltas and a mask for background.
+    weights = (tensor for name, tensor in network.state_dict().items() if "running" not in name)
+    region = region_of(network)
+    background = 4 * 1025 + (257 if region.mask_head is not None else 0)
+    assert sum(tensor.numel() for tensor in weights) == official - background
+
+
+def test_a_fused_mask_head_with_one_convolution_is_refused(make_network: Maker) -> None:
+    with pytest.raises(InputError, match="num_convs is 1; a fused mask head needs at least 2"):
+        make_network(**SMALL, model__region__mask_head={"kind": "fused", "num_convs": 1})
 
 
 def test_pixel_statistics_come_from_the_recipe(make_network: Maker) -> None:

@@ -1,4 +1,4 @@
-"""Merge by score on maps small enough to check by hand, the semantic argmax, and pasting of masks."""
+"""Merge by score on maps small enough to check by hand, and the semantic argmax."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from thingstuff.model.fusion import merge_by_score, paste_in_box, semantic_labels
+from thingstuff.model.fusion import merge_by_score, semantic_labels
 from thingstuff.structures import Instances, Outputs, PanopticMaps, Semantic, Size
 
 FULL, EMPTY = 20.0, -20.0
@@ -162,6 +162,15 @@ def test_without_mask_branch() -> None:
     assert segments(merge(boxes_only, columns((0, 4)))) == [(0, 128)]
 
 
+def test_candidates_take_the_place_of_instances() -> None:
+    candidates = instances([[8, 0, 16, 4], [0, 0, 4, 4]], [0.7, 0.8], [1, 2])
+    outputs = Outputs(instances([[0, 0, 8, 8]], [0.9]), columns((0, 4)), candidates)
+    maps = merge_by_score(outputs, 0, SIZE, SIZE, num_stuff=STUFF, stuff_area=0)
+    assert segments(maps) == [(STUFF + 2, 16), (STUFF + 1, 32), (0, 80)]
+    nobody = Outputs(instances([[0, 0, 8, 8]], [0.9]), columns((0, 4)), instances([], []))
+    assert segments(merge_by_score(nobody, 0, SIZE, SIZE, num_stuff=STUFF, stuff_area=0)) == [(0, 128)]
+
+
 def test_picture_with_nothing() -> None:
     for found in (instances([], []), instances([[0, 0, 0, 0]], [0], valid=[False])):
         maps = merge(found, columns((2, 4)))
@@ -236,59 +245,3 @@ def test_the_most_classes_that_fit() -> None:
     logits = torch.zeros(255, 2, 2)
     logits[254] = 1
     assert (semantic_labels(logits, (8, 8), (8, 8)) == 254).all()
-
-
-# --- pasting ---
-
-
-def paste(probabilities: Tensor, box: Sequence[float], size: Size) -> Tensor:
-    """The mask at the size of the picture."""
-    mask, (top, left) = paste_in_box(probabilities, torch.tensor(box, dtype=torch.float32), size)
-    full = torch.zeros(size, dtype=torch.bool)
-    full[top : top + mask.shape[0], left : left + mask.shape[1]] = mask
-    return full
-
-
-def test_a_full_mask_fills_the_pixels_whose_centres_are_in_its_box() -> None:
-    full = paste(torch.ones(28, 28), [2, 1, 5, 3], (6, 8))
-    assert full.nonzero().tolist() == [[y, x] for y in (1, 2) for x in (2, 3, 4)]
-
-
-def test_pixels_of_the_mask_become_pixels_of_the_box() -> None:
-    pattern = torch.tensor([[1.0, 0, 1], [0, 0, 1]]).repeat_interleave(14, 0)[:28].repeat_interleave(10, 1)[:, 1:29]
-    full = paste(pattern, [1, 1, 4, 3], (5, 5))
-    assert full.int().tolist() == [[0, 0, 0, 0, 0], [0, 1, 0, 1, 0], [0, 0, 0, 1, 0], [0, 0, 0, 0, 0], [0] * 5]
-
-
-def test_one_half_is_inside() -> None:
-    assert paste(torch.full((4, 4), 0.5), [1, 1, 3, 3], (4, 4)).sum() == 4
-    assert paste(torch.full((4, 4), 0.4999), [1, 1, 3, 3], (4, 4)).sum() == 0
-
-
-@pytest.mark.parametrize(
-    ("box", "pixels"),
-    [
-        ([0, 0, 1, 1], [[0, 0]]),
-        ([3, 3, 4, 4], [[3, 3]]),
-        ([1.2, 1.2, 1.4, 1.4], []),  # between pixel centres
-        ([1.4, 1.4, 1.6, 1.6], [[1, 1]]),
-    ],
-)
-def test_boxes_of_a_pixel_and_less(box: list[float], pixels: list[list[int]]) -> None:
-    assert paste(torch.ones(28, 28), box, (4, 4)).nonzero().tolist() == pixels
-
-
-@settings(deadline=None)
-@given(st.tuples(*[st.floats(0, 23.875, width=32)] * 4), st.integers(0, 2**31))
-def test_window_holds_all_of_the_mask(corners: tuple[float, ...], seed: int) -> None:
-    x1, x2 = sorted(corners[:2])
-    y1, y2 = sorted(corners[2:])
-    x2, y2 = x2 + 0.125, y2 + 0.125
-    size = (24, 32)
-    probabilities = torch.rand(5, 5, generator=torch.Generator().manual_seed(seed))
-    ys = ((torch.arange(24.0) + 0.5 - y1) / (y2 - y1) * 2 - 1)[:, None].expand(size)
-    xs = ((torch.arange(32.0) + 0.5 - x1) / (x2 - x1) * 2 - 1)[None].expand(size)
-    grid = torch.stack([xs, ys], dim=-1)[None]
-    everywhere = F.grid_sample(probabilities[None, None], grid, mode="bilinear", align_corners=False)[0, 0]
-    differs = paste(probabilities, [x1, y1, x2, y2], size) != (everywhere >= 0.5)
-    assert ((everywhere[differs] - 0.5).abs() < 1e-4).all()  # rounding alone

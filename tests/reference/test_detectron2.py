@@ -20,7 +20,8 @@ from thingstuff.convert.detectron2 import all_modules, convert_detectron2
 from thingstuff.convert.mapping import foreign_names
 from thingstuff.model import boxes as box_ops
 from thingstuff.model import rpn
-from thingstuff.model.fusion import merge_by_score, paste_in_box, semantic_labels
+from thingstuff.model.fusion import merge_by_score, semantic_labels
+from thingstuff.model.pasting import paste_in_box
 from thingstuff.model.rpn import cell_anchors
 from thingstuff.recipe import derive
 from thingstuff.recipes import panoptic_fpn_r50_coco
@@ -109,7 +110,7 @@ def run(network, rules):
         box_features = network.region.box_pool.pool(pyramid, [proposals.boxes[0, :20]])
         hidden = network.region.box_head.hidden(network.region.box_pool(pyramid, [proposals.boxes[0, :100]]))
         predictions = network.region.box_head.outputs(hidden)
-        instances = network.region(pyramid, proposals, sizes)
+        instances, _ = network.region(pyramid, proposals, sizes)
         semantic = network.semantic(pyramid)
     return SimpleNamespace(
         features=features,

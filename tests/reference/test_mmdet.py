@@ -1,4 +1,4 @@
-"""The parts that mmdetection's Panoptic FPN has otherwise, against its numbers, and the way of its weights to ours."""
+"""The parts that mmdetection's networks have otherwise, against its numbers, and the way of their weights to ours."""
 
 import json
 import zlib
@@ -9,16 +9,17 @@ import pytest
 import torch
 from torch import nn
 
-from thingstuff.convert.classes import coco_labels
+from thingstuff.convert.classes import coco_labels, things_only
 from thingstuff.convert.mapping import foreign_names, network_shapes
-from thingstuff.convert.mmdet import MODULES, convert_mmdet, mmdet_recipe
+from thingstuff.convert.mmdet import MODULES, NetworkKind, convert_mmdet, mmdet_recipe
 from thingstuff.convert.resnet import resnet_modules
 from thingstuff.errors import InputError
 from thingstuff.model.fusion import merge_by_score
+from thingstuff.model.neck import BottomUpPath
 from thingstuff.model.panoptic import PanopticSegmenter
 from thingstuff.model.region import RegionBranch, Suppression
 from thingstuff.model.semantic import UpsampleSumHead
-from thingstuff.recipe import derive
+from thingstuff.recipe import Recipe, derive
 from thingstuff.recipes import panoptic_fpn_r50_coco
 from thingstuff.structures import Batch, Instances, Outputs, Pyramid, Semantic, Targets
 from thingstuff.training.objective import Objective
@@ -151,20 +152,22 @@ def test_fusion():
     assert areas == {key: value for key, value in expected.items() if key % 1000 != void}
 
 
-def mmdet_tensors(backbone: str) -> dict[str, torch.Tensor]:
-    recipe = mmdet_recipe(backbone)
+def mmdet_tensors(recipe: Recipe) -> dict[str, torch.Tensor]:
+    """Weights under mmdetection's names; zero stands for each tensor, but outputs are numbered."""
+    backbone = recipe.model.backbone.name
     shapes = network_shapes(recipe, coco_labels())
     names = foreign_names(shapes, resnet_modules(backbone, "backbone.") | MODULES)
     tensors = {name: torch.zeros(()).expand(shapes[ours]) for name, ours in names.items()}
     tensors["backbone.bn1.num_batches_tracked"] = torch.tensor(7)
-    tensors["semantic_head.conv_logits.bias"] = torch.arange(54).float()
-    tensors["roi_head.bbox_head.fc_cls.bias"] = torch.arange(81).float()
+    for name in ("semantic_head.conv_logits.bias", "roi_head.bbox_head.fc_cls.bias", "neck.pafpn_convs.2.conv.bias"):
+        if name in tensors:
+            tensors[name] = torch.arange(len(tensors[name])).float()
     return tensors
 
 
 @pytest.mark.parametrize("backbone", ["resnet50", "resnet101"])
 def test_weights(tmp_path, backbone):
-    torch.save({"meta": {"epoch": 12}, "state_dict": mmdet_tensors(backbone)}, tmp_path / "mmdet.pth")
+    torch.save({"meta": {"epoch": 12}, "state_dict": mmdet_tensors(mmdet_recipe(backbone))}, tmp_path / "mmdet.pth")
     checkpoint = convert_mmdet(tmp_path / "mmdet.pth")
     assert checkpoint.labels == coco_labels()
     assert checkpoint.recipe.model.backbone.name == backbone
@@ -179,15 +182,48 @@ def test_weights(tmp_path, backbone):
     assert conv.stride == (2, 2)
 
 
+KINDS: tuple[NetworkKind, ...] = ("panoptic", "mask_rcnn", "faster_rcnn")
+
+
+@pytest.mark.parametrize("path_aggregation", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_networks_with_fewer_branches_and_more_neck(tmp_path, kind, path_aggregation):
+    tensors = mmdet_tensors(mmdet_recipe("resnet50", kind, path_aggregation=path_aggregation))
+    assert ("neck.downsample_convs.0.conv.weight" in tensors) == path_aggregation
+    torch.save({"state_dict": tensors}, tmp_path / "mmdet.pth")
+    checkpoint = convert_mmdet(tmp_path / "mmdet.pth")
+    assert len(checkpoint.weights) == len(tensors) - 1
+    neck = "pafpn" if path_aggregation else "fpn"
+    assert checkpoint.recipe.name == f"mmdet_{kind}_{neck}_r50_coco"
+    assert checkpoint.recipe == mmdet_recipe("resnet50", kind, path_aggregation=path_aggregation)
+    assert checkpoint.labels == (coco_labels() if kind == "panoptic" else things_only(coco_labels()))
+    network = checkpoint.network()
+    assert isinstance(network.region, RegionBranch)
+    assert (network.semantic is None, network.fusion is None) == (kind != "panoptic", kind != "panoptic")
+    assert (network.region.mask_head is None) == (kind == "faster_rcnn")
+    if kind != "panoptic":
+        assert network.region.detection_rule == Suppression(0.05, 0.5)
+    if path_aggregation:
+        path = network.get_submodule("neck.bottom_up")
+        assert isinstance(path, BottomUpPath)
+        assert path.order == "mmdet"
+        assert not any(isinstance(module, nn.ReLU) for module in path.modules())
+        assert checkpoint.weights["neck.bottom_up.output.2.0.bias"].tolist() == list(range(256))
+
+
 @needs_golden
 def test_names_are_those_of_the_reference():
+    known = mmdet_tensors(mmdet_recipe("resnet50", path_aggregation=True))
     names = json.loads((GOLDEN / "keys_mmdet_neck_semantic.json").read_text())
-    known = mmdet_tensors("resnet50")
-    semantic = {name: tuple(shape) for name, shape in names.items() if name.startswith("semantic_head.")}
-    assert semantic == {name: tuple(known[name].shape) for name in known if name.startswith("semantic_head.")}
+    expected = {name.replace("neck(PAFPN).", "neck."): tuple(shape) for name, shape in names.items()}
+    parts = ("neck.", "semantic_head.")
+    assert {name: tuple(known[name].shape) for name in known if name.startswith(parts)} == expected
 
 
 def test_other_networks_are_refused(tmp_path):
     torch.save({"state_dict": {"mask_head.weight": torch.zeros(1)}}, tmp_path / "solo.pth")
-    with pytest.raises(InputError, match="not a Panoptic FPN of mmdetection"):
+    with pytest.raises(InputError, match="not a Faster R-CNN, Mask R-CNN or Panoptic FPN of mmdetection"):
         convert_mmdet(tmp_path / "solo.pth")
+    torch.save({"proposal_generator.rpn_head.conv.weight": torch.zeros(1)}, tmp_path / "d2.pth")
+    with pytest.raises(InputError, match="not of the kind mmdet; use: thingstuff convert detectron2"):
+        convert_mmdet(tmp_path / "d2.pth")

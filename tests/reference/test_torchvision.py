@@ -17,7 +17,7 @@ from thingstuff.convert.torchvision import OLD_MODULES, convert_torchvision
 from thingstuff.errors import InputError
 from thingstuff.labels import Category, LabelSet
 from thingstuff.model.build import build_network
-from thingstuff.model.fusion import paste_in_whole_pixels
+from thingstuff.model.pasting import paste_in_whole_pixels
 from thingstuff.model.rpn import AnchorPredictions, RegionProposalNetwork
 from thingstuff.predict import Model
 from thingstuff.recipe import derive

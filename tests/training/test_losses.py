@@ -1,11 +1,20 @@
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor
 
 from thingstuff.structures import VOID_LABEL
-from thingstuff.training.losses import box_loss, class_loss, mask_loss, objectness_loss, semantic_loss
+from thingstuff.training.losses import (
+    box_loss,
+    class_loss,
+    mask_loss,
+    objectness_loss,
+    panoptic_loss,
+    roi_semantic_loss,
+    semantic_loss,
+)
 
 
 def softplus(x: float) -> float:
@@ -51,12 +60,35 @@ def test_semantic_loss_leaves_void_out() -> None:
     assert float(semantic_loss(logits, labels, VOID_LABEL)) == pytest.approx(expected, rel=1e-5)
 
 
+def test_roi_semantic_loss_leaves_void_out() -> None:
+    logits = torch.zeros(2, 3, 2, 2)
+    logits[1, 2] = 1.0
+    labels = torch.full((2, 2, 2), VOID_LABEL)
+    labels[0, 0, 0], labels[1, 0, 0], labels[1, 1, 1] = 0, 2, 1
+    total = math.log(math.e + 2)
+    expected = math.log(3) + (total - 1) + total
+    assert float(roi_semantic_loss(logits, labels, VOID_LABEL)) == pytest.approx(expected, rel=1e-6)
+
+
+def test_panoptic_loss_has_more_channels_than_a_byte_counts() -> None:
+    logits = torch.zeros(300, 1, 3)
+    logits[255, 0, 0] = 4.0
+    expected = math.log(math.exp(4) + 299) - 4 + math.log(300)
+    assert float(panoptic_loss(logits, torch.tensor([[255, 299, -1]]), -1)) == pytest.approx(expected, rel=1e-6)
+
+
 EMPTY = {
     "objectness": lambda logits: objectness_loss(logits[:, 0], torch.zeros(0, dtype=torch.bool)),
     "box": lambda logits: box_loss(logits, torch.zeros(0, 4), 0.0),
     "smooth box": lambda logits: box_loss(logits, torch.zeros(0, 4), 1.0),
     "class": lambda logits: class_loss(logits, torch.zeros(0, dtype=torch.int64)),
     "mask": lambda logits: mask_loss(logits[:, :, None].expand(0, 4, 4), torch.zeros(0, 4, 4)),
+    "roi semantic": lambda logits: roi_semantic_loss(
+        logits[:, :, None, None].expand(0, 4, 2, 2), torch.zeros(0, 2, 2, dtype=torch.int64), VOID_LABEL
+    ),
+    "panoptic without a channel": lambda logits: panoptic_loss(
+        logits[:, :, None].expand(0, 4, 2), torch.full((4, 2), -1), -1
+    ),
 }
 
 
@@ -69,9 +101,10 @@ def test_nothing_to_compare_costs_nothing_but_keeps_its_gradient(name: str) -> N
     assert logits.grad is not None
 
 
-def test_all_void_costs_nothing() -> None:
+@pytest.mark.parametrize("term", [semantic_loss, roi_semantic_loss])
+def test_all_void_costs_nothing(term: Callable[[Tensor, Tensor, int], Tensor]) -> None:
     logits = torch.randn(2, 3, 4, 4, requires_grad=True)
-    loss = semantic_loss(logits, torch.full((2, 4, 4), VOID_LABEL), VOID_LABEL)
+    loss = term(logits, torch.full((2, 4, 4), VOID_LABEL), VOID_LABEL)
     loss.backward()
     assert float(loss.detach()) == 0
     assert isinstance(logits.grad, Tensor)

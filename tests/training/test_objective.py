@@ -16,13 +16,19 @@ from thingstuff.model.panoptic import PanopticSegmenter
 from thingstuff.model.region import RegionBranch
 from thingstuff.model.rpn import AnchorPredictions, RegionProposalNetwork
 from thingstuff.recipe import Recipe, derive
-from thingstuff.structures import VOID_LABEL, Batch, Proposals, Semantic, Targets
+from thingstuff.structures import VOID_LABEL, Batch, Proposals, Pyramid, Semantic, Targets
 from thingstuff.training.objective import Losses, Objective
 from thingstuff.training.targets import match_boxes
 
 NUM_STUFF, NUM_THINGS = 3, 2
 LABELS = LabelSet(tuple(Category(i + 1, f"class {i}", i >= NUM_STUFF, (i, i, i)) for i in range(5)))
 TERMS = ("semantic", "objectness", "proposal", "classification", "box", "mask")
+UPSNET = {
+    "model__semantic__things": "separate",
+    "model__fusion__kind": "panoptic_logits",
+    "loss__roi_semantic_weight": 0.2,
+    "loss__panoptic_weight": 0.5,
+}
 MakeObjective = Callable[..., Objective]
 
 
@@ -111,11 +117,20 @@ KINDS = {
         "loss__rpn_beta": 0.1,
         "model__region__aligned": False,
     },
+    "anchors inside": {"model__region__rpn__anchors_inside": True},
+    "upsnet": UPSNET,
+    "upsnet without unknown": {**UPSNET, "model__fusion__kept_fraction": 1.0},
+    "upsnet with batch norm": {**UPSNET, "model__region__mask_head__norm": "batch"},
+    "upsnet without sampled objects": {**UPSNET, "model__region__samples": 1},
+    "inside boxes alone, things merged": {"loss__roi_semantic_weight": 0.2},
 }  # fmt: skip
 
 
-CASES = [("group norm", picture) for picture in ODD] + [
-    (kind, picture) for kind in list(KINDS)[1:] for picture in ("usual", "all void", "only a crowd", "mixed sizes")
+CASES = [(kind, picture) for kind in ("group norm", "upsnet") for picture in ODD] + [
+    (kind, picture)
+    for kind in KINDS
+    if kind not in ("group norm", "upsnet")
+    for picture in ("usual", "all void", "only a crowd", "mixed sizes")
 ]
 
 
@@ -132,9 +147,10 @@ def test_losses_and_gradients_are_finite(make_objective: MakeObjective, kind: st
         assert buffer.isfinite().all(), name
 
 
+@pytest.mark.parametrize("kind", ["group norm", "upsnet"])
 @pytest.mark.parametrize("picture", ["usual", "all void", "no objects", "mixed sizes"])
-def test_bfloat16(make_objective: MakeObjective, picture: str) -> None:
-    objective, batch = make_objective(), batch_of(*ODD[picture])
+def test_bfloat16(make_objective: MakeObjective, kind: str, picture: str) -> None:
+    objective, batch = make_objective(**KINDS[kind]), batch_of(*ODD[picture])
     exact = values(objective(batch))
     with torch.autocast("cpu", torch.bfloat16):
         losses = objective(batch)
@@ -152,6 +168,8 @@ def test_terms_follow_the_branches(make_objective: MakeObjective) -> None:
     assert terms["detection alone"] == TERMS[1:5]
     assert terms["no semantic branch"] == TERMS[1:]
     assert terms["no region branch"] == TERMS[:1]
+    assert terms["upsnet"] == (TERMS[0], "roi_semantic", *TERMS[1:], "panoptic")
+    assert terms["inside boxes alone, things merged"] == (TERMS[0], "roi_semantic", *TERMS[1:])
 
 
 def test_without_anything_to_learn_the_losses_say_so(make_objective: MakeObjective) -> None:
@@ -360,6 +378,169 @@ def test_proposal_loss_by_hand(known: MakeObjective) -> None:
     assert values(objective(batch))["proposal"] == pytest.approx(float(wanted.abs().sum()) / 20_000, rel=1e-4)
 
 
+def test_anchors_outside_of_the_picture_are_not_looked_at(known: MakeObjective) -> None:
+    """Without objects every anchor that counts is background and costs log 2."""
+    counts = {
+        inside: values(
+            known(model__region__rpn__samples=100_000, model__region__rpn__anchors_inside=inside)(
+                batch_of(targets_of((60, 90)))
+            )
+        )["objectness"]
+        * 100_000
+        / math.log(2)
+        for inside in (False, True)
+    }
+    usable = total = 0
+    for size, stride in zip((8, 16, 32, 64, 128), (4, 8, 16, 32, 64), strict=True):
+        for y in range(0, 64, stride):
+            for x in range(0, 96, stride):
+                for ratio in (0.5, 1.0, 2.0):
+                    width, height = size / math.sqrt(ratio) / 2, size * math.sqrt(ratio) / 2
+                    total += 1
+                    # The picture is smaller than its padding of 64 x 96.
+                    usable += x - width >= 0 and y - height >= 0 and x + width <= 90 and y + height <= 60
+    assert counts == {False: pytest.approx(total, rel=1e-4), True: pytest.approx(usable, rel=1e-4)}
+    assert 0 < usable < total
+
+
+def test_the_best_anchor_of_an_object_is_sought_inside_the_picture(known: MakeObjective) -> None:
+    # A flat object at the upper border: anchors that reach beyond it overlap it by 0.30, others by 0.19 at most.
+    target = targets_of(SIZE, [(0, 0, 96, 10)])
+    found = {}
+    for inside in (False, True):
+        objective = known(model__region__rpn__samples=10_000, model__region__rpn__anchors_inside=inside)
+        network = objective.network
+        assert isinstance(network.rpn, RegionProposalNetwork)
+        batch = batch_of(target)
+        with torch.no_grad():
+            pyramid = network.neck(network.backbone(network.normalize(batch.images, batch.sizes)))
+            anchors = network.rpn.predict(pyramid).anchors
+        if inside:
+            anchors = anchors[(anchors >= 0).all(dim=1) & (anchors[:, 2] <= 96) & (anchors[:, 3] <= 64)]
+        overlaps = box_ops.iou(target.boxes, anchors)[0]
+        positives = anchors[(overlaps == overlaps.max()) | (overlaps >= 0.6)]
+        wanted = box_ops.encode(target.boxes.expand(len(positives), 4), positives, (1.0, 1.0, 1.0, 1.0))
+        found[inside] = values(objective(batch))["proposal"]
+        assert found[inside] == pytest.approx(float(wanted.abs().sum()) / 10_000, rel=1e-4)
+    assert found[True] != pytest.approx(found[False], rel=0.1)
+
+
+def test_a_picture_smaller_than_every_anchor_teaches_none(make_objective: MakeObjective) -> None:
+    objective = make_objective(model__region__rpn__anchors_inside=True)
+    found = values(objective(batch_of(targets_of((5, 4), [(1, 1, 3, 3)]))))
+    assert found["objectness"] == found["proposal"] == 0
+
+
+# --- UPSNet's terms ---
+
+
+@pytest.fixture
+def mask_passes(monkeypatch: pytest.MonkeyPatch) -> list[list[list[list[float]]]]:
+    """Boxes of each picture in each call of the mask head."""
+    passes = []
+    original = RegionBranch.masks
+
+    def masks(self: RegionBranch, pyramid: Pyramid, boxes: Sequence[Tensor]) -> Tensor:
+        passes.append([rows.tolist() for rows in boxes])
+        return original(self, pyramid, boxes)
+
+    monkeypatch.setattr(RegionBranch, "masks", masks)
+    return passes
+
+
+def test_shown_objects_go_through_the_mask_head_together_with_regions(
+    known: MakeObjective, mask_passes: list[list[list[list[float]]]]
+) -> None:
+    batch = batch_of(targets_of(SIZE, [CROWD, OBJECT], [1, 1], [True, False]), targets_of(SIZE))
+    known(model__region__samples=64)(batch)
+    known(model__region__samples=64, **UPSNET)(batch)
+    plain, upsnet = mask_passes  # one call each
+    assert sorted(plain[0]) == sorted([[*map(float, PROPOSALS[0])], [*map(float, OBJECT)]])
+    assert upsnet == [[*plain[0], [*map(float, OBJECT)]], []]
+
+
+def test_without_mask_head_there_is_no_mask_pass(
+    make_objective: MakeObjective, mask_passes: list[list[list[list[float]]]]
+) -> None:
+    make_objective(**KINDS["detection alone"])(batch_of(*ODD["usual"]))
+    assert mask_passes == []
+
+
+def test_upsnets_terms_leave_the_others_as_they_are(make_objective: MakeObjective) -> None:
+    batch = batch_of(*ODD["usual"], *ODD["mixed sizes"])
+    separate = {"model__semantic__things": "separate"}
+    plain, upsnet = values(make_objective(**separate)(batch)), values(make_objective(**UPSNET)(batch))
+    assert {name: upsnet[name] for name in plain} == pytest.approx(plain, rel=1e-5)
+
+
+def set_masks(objective: Objective, bias: Sequence[float]) -> None:
+    """Mask logits of every class become constant."""
+    branch = objective.network.region
+    assert isinstance(branch, RegionBranch)
+    assert branch.mask_head is not None
+    with torch.no_grad():
+        branch.mask_head.get_submodule("predictor").get_parameter("bias").copy_(torch.tensor(bias))
+
+
+def test_panoptic_loss_by_hand(known: MakeObjective) -> None:
+    objective = known(**UPSNET)
+    set_masks(objective, [3.0, 2.0])
+    logits = torch.zeros(1, 5, 16, 24)
+    logits[:, 4] = 1.0
+    objective.network.semantic = FixedSemantic(logits)
+    # An object and a crowd of 8 x 8 cells each; 256 of stuff. The box is (0, 0, 7.75, 7.75) with its last pixel, so
+    # that the semantic logit of the class, but not the mask, is added in 9 x 9 cells.
+    objects = [(0, 0, 32, 32), (64, 32, 96, 64)]
+    for label, mask in ((0, 3.0), (1, 2.0)):
+        found = values(objective(batch_of(targets_of(SIZE, objects, [label, 0], [False, True]))))["panoptic"]
+        own = float(label)  # semantic logit of the class
+        columns = (  # three stuff classes, the object, the unknown
+            [0.0, 0.0, 0.0, own + mask, 1 - own],
+            [0.0, 0.0, 0.0, own, 1 - own],
+            [0.0, 0.0, 0.0, 0.0, 1.0],
+        )
+        inside, around, outside = (math.log(sum(math.exp(value) for value in column)) for column in columns)
+        expected = 64 * (inside - own - mask) + 17 * around + (256 - 17) * outside + 64 * (outside - 1)
+        assert found == pytest.approx(0.5 * expected / 384, rel=1e-5)
+
+
+def test_who_is_shown_depends_on_the_seed(known: MakeObjective) -> None:
+    objective = known(**UPSNET)
+    set_masks(objective, [5.0, 0.0])
+    target = targets_of(SIZE, [(0, 0, 32, 32), (32, 0, 64, 64)], [0, 0])
+    found = [values(objective(batch_of(target, seeds=[seed])))["panoptic"] for seed in (*range(8), 0)]
+    assert found[-1] == found[0]
+    assert len({round(value, 6) for value in found}) == 2  # one of the two objects
+
+
+def test_gradients_of_the_panoptic_loss_reach_both_branches(known: MakeObjective) -> None:
+    objective = known(**UPSNET, loss__semantic_weight=0.0, loss__instance_weight=0.0)
+    losses = objective(batch_of(*ODD["usual"]))
+    assert losses.panoptic is not None
+    losses.panoptic.backward()
+    region, semantic = objective.network.region, objective.network.semantic
+    assert isinstance(region, RegionBranch)
+    assert region.mask_head is not None
+    assert semantic is not None
+    for part in (region.mask_head, semantic):
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in part.parameters())
+        assert any(p.grad is not None and p.grad.any() for p in part.parameters())
+
+
+def test_roi_semantic_loss_by_hand(known: MakeObjective) -> None:
+    objective = known(**UPSNET)
+    logits = torch.zeros(2, 5, 16, 24)
+    logits[:, 4] = 2.0
+    objective.network.semantic = FixedSemantic(logits)
+    # Three objects; the second lies on void.
+    first = targets_of(SIZE, [(8, 8, 40, 40), (50, 8, 90, 40), (0, 0, 5, 5)], [0, 1, 0], [False, False, True])
+    first.label_map[8:40, 50:90] = VOID_LABEL
+    second = targets_of(SIZE, [(8, 8, 40, 40)], [1])
+    found = values(objective(batch_of(first, second)))["roi_semantic"]
+    total = math.log(4 + math.exp(2))
+    assert found == pytest.approx(0.2 * (total + 0 + total - 2) / 3, rel=1e-5)
+
+
 # --- weights ---
 
 
@@ -371,6 +552,15 @@ def test_weights_of_the_branches(make_objective: MakeObjective) -> None:
     expected = {name: value * factors.get(name, 1.0) for name, value in values(plain).items()}
     assert values(weighted) == pytest.approx(expected, rel=1e-5)
     assert float(weighted.total().detach()) == pytest.approx(sum(expected.values()), rel=1e-5)
+
+
+def test_weights_of_upsnets_terms(make_objective: MakeObjective) -> None:
+    batch = batch_of(*ODD["usual"])
+    plain = values(make_objective(**UPSNET)(batch))
+    changed = {**UPSNET, "loss__roi_semantic_weight": 0.1, "loss__panoptic_weight": 2.0}
+    factors = {"roi_semantic": 0.5, "panoptic": 4.0}
+    expected = {name: value * factors.get(name, 1.0) for name, value in plain.items()}
+    assert values(make_objective(**changed)(batch)) == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_branch_of_weight_0_learns_nothing(make_objective: MakeObjective) -> None:

@@ -7,7 +7,14 @@ from torch import Tensor, nn
 from thingstuff.data.scenes import SCENES
 from thingstuff.model.build import build_network
 from thingstuff.recipe import OptimizerConfig, Recipe, ScheduleConfig, derive
-from thingstuff.training.optim import learning_rate_factor, make_average, make_optimizer, set_learning_rate
+from thingstuff.training.optim import (
+    follow_schedule,
+    learning_rate_factor,
+    make_average,
+    make_optimizer,
+    momentum_factor,
+    set_learning_rate,
+)
 
 # --- learning rate ---
 
@@ -49,6 +56,152 @@ def test_warm_up_and_cosine_multiply() -> None:
     assert learning_rate_factor(250, schedule) == pytest.approx(0.5 * learning_rate_factor(250, COSINE))
 
 
+# UPSNet's schedule on COCO and PANet's warm-up (specifications): rates at certain steps.
+UPSNET = ScheduleConfig(warmup_steps=1500, warmup_factor=0.1)
+PANET = ScheduleConfig(warmup_steps=500, warmup_factor=1 / 3)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "step", "rate"),
+    [
+        (UPSNET, 0, 0.002),
+        (UPSNET, 1, 0.002012),
+        (UPSNET, 750, 0.011),
+        (UPSNET, 1499, 0.019988),
+        (UPSNET, 1500, 0.02),
+        (UPSNET, 59999, 0.02),
+        (UPSNET, 60000, 0.002),
+        (UPSNET, 79999, 0.002),
+        (UPSNET, 80000, 0.0002),
+        (PANET, 0, 0.006667),
+        (PANET, 250, 0.013333),
+        (PANET, 500, 0.02),
+    ],
+)
+def test_published_learning_rates(schedule: ScheduleConfig, step: int, rate: float) -> None:
+    assert 0.02 * learning_rate_factor(step, schedule) == pytest.approx(rate, abs=5e-7)
+
+
+# --- momentum ---
+
+
+class One(nn.Module):
+    """A weight and a bias, both 1, whose gradient is their own value."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones((), dtype=torch.float64))
+        self.bias = nn.Parameter(torch.ones((), dtype=torch.float64))
+
+    def forward(self) -> Tensor:
+        return 0.5 * (self.weight**2 + self.bias**2)
+
+
+def take_step(one: One, optimizer: torch.optim.Optimizer) -> tuple[float, float]:
+    optimizer.zero_grad()
+    one().backward()
+    optimizer.step()
+    return float(one.weight.detach()), float(one.bias.detach())
+
+
+def values_over(schedule: ScheduleConfig, config: OptimizerConfig, steps: int, scale: float = 1.0) -> list[tuple]:
+    one = One()
+    optimizer = make_optimizer(one, config, 0.02)
+    values = []
+    for step in range(steps):
+        follow_schedule(optimizer, step, schedule, scale, config.momentum_of)
+        values.append(take_step(one, optimizer))
+    return values
+
+
+def caffe(schedule: ScheduleConfig, steps: int, decay: float, factor: float = 1.0, scale: float = 1.0) -> list[float]:
+    """Steps are added up; at every milestone their sum falls like the rate. A plain loop over numbers."""
+    value, sum_of_steps, values = 1.0, 0.0, []
+    for step in range(steps):
+        if schedule.decay == "steps":
+            passed = sum(step - 1 < milestone * scale <= step for milestone in schedule.milestones)
+            sum_of_steps *= schedule.gamma**passed
+        rate = 0.02 * factor * learning_rate_factor(step, schedule, scale)
+        sum_of_steps = 0.9 * sum_of_steps + rate * (value + decay * value)
+        value -= sum_of_steps
+        values.append(value)
+    return values
+
+
+def test_momentum_of_steps_by_hand() -> None:
+    """UPSNet's warm-up: rates 0.002, 0.002012, 0.002024 (specification, section 4)."""
+    found = values_over(UPSNET, OptimizerConfig(momentum_of="steps"), 3)
+    assert [weight for weight, _ in found] == pytest.approx([0.997999800, 0.994191444, 0.988751478], abs=5e-10)
+    plain = values_over(UPSNET, OptimizerConfig(), 3)
+    assert plain[0] == found[0]
+    assert plain[1][0] < found[1][0]  # PyTorch multiplies the first gradient with the second rate as well
+
+
+SCHEDULES = {
+    "warm-up, then milestones": ScheduleConfig(
+        steps=60, warmup_steps=10, warmup_factor=0.1, milestones=(30, 45), gamma=0.1
+    ),
+    "milestones within warm-up, another gamma": ScheduleConfig(
+        steps=60, warmup_steps=40, warmup_factor=0.25, milestones=(20, 21, 50), gamma=0.5
+    ),
+    "two milestones at once": ScheduleConfig(steps=60, warmup_steps=0, milestones=(20, 20), gamma=0.3),
+    "warm-up from nothing": ScheduleConfig(steps=60, warmup_steps=5, warmup_factor=0.0, milestones=(50,)),
+    "rate 0 at the end": ScheduleConfig(steps=60, warmup_steps=0, milestones=(30,), gamma=0.0),
+    "cosine": ScheduleConfig(steps=60, warmup_steps=10, warmup_factor=0.1, decay="cosine", milestones=()),
+}
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("scale", [1.0, 0.4])
+def test_momentum_of_steps_is_caffes(name: str, scale: float) -> None:
+    schedule = SCHEDULES[name]
+    steps = round(60 * scale)
+    config = OptimizerConfig(
+        momentum_of="steps", weight_decay=0.01, bias_weight_decay=0.0, bias_learning_rate_factor=2.0
+    )
+    found = values_over(schedule, config, steps, scale)
+    assert [weight for weight, _ in found] == pytest.approx(caffe(schedule, steps, 0.01, scale=scale), rel=1e-9)
+    assert [bias for _, bias in found] == pytest.approx(caffe(schedule, steps, 0.0, 2.0, scale), rel=1e-9)
+
+
+def test_both_kinds_of_momentum_agree_where_the_rate_only_falls_at_milestones() -> None:
+    schedule = SCHEDULES["two milestones at once"]
+    assert values_over(schedule, OptimizerConfig(momentum_of="steps"), 40) == values_over(
+        schedule, OptimizerConfig(), 40
+    )
+
+
+def test_momentum_factor_follows_warm_up_alone() -> None:
+    factors = [momentum_factor(step, UPSNET) for step in (0, 1, 1499, 1500, 1501, 60000, 80000)]
+    assert factors == pytest.approx([1, 0.1 / 0.1006, 0.9988 / 0.9994, 0.9994, 1, 1, 1])
+    # Beyond the end of a cosine to 0 nothing moves any more.
+    cosine = SCHEDULES["cosine"]
+    assert momentum_factor(60, cosine) == 1
+
+
+@pytest.mark.parametrize("stopped", [1, 4, 10, 11, 30, 31])
+def test_momentum_of_steps_after_a_resumed_run(stopped: int) -> None:
+    schedule, config = SCHEDULES["warm-up, then milestones"], OptimizerConfig(momentum_of="steps")
+    whole = values_over(schedule, config, 40)
+    one = One()
+    optimizer = make_optimizer(one, config, 0.02)
+    for step in range(40):
+        if step == stopped:
+            state, weights = optimizer.state_dict(), one.state_dict()
+            one = One()
+            one.load_state_dict(weights)
+            optimizer = make_optimizer(one, config, 0.02)
+            optimizer.load_state_dict(state)
+        follow_schedule(optimizer, step, schedule, 1.0, config.momentum_of)
+        assert take_step(one, optimizer) == whole[step]
+
+
+def test_without_momentum_there_is_nothing_to_scale() -> None:
+    schedule, config = SCHEDULES["warm-up, then milestones"], OptimizerConfig(momentum_of="steps", momentum=0.0)
+    plain = OptimizerConfig(momentum=0.0)
+    assert values_over(schedule, config, 40) == values_over(schedule, plain, 40)
+
+
 # --- optimiser ---
 
 
@@ -81,6 +234,24 @@ def test_weights_norms_and_biases_are_treated_apart() -> None:
     assert [groups[size]["weight_decay"] for size in (9, 4, 3)] == [0.1, 0.2, 0.3]
     assert [groups[size]["lr"] for size in (9, 4, 3)] == [0.01, 0.01, 0.02]
     assert all(group["momentum"] == 0.8 for group in optimizer.param_groups)
+
+
+class Deformable(nn.Module):
+    """A layer with a weight and a bias of its own and a convolution inside: 32 + 4, and 144 + 18."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(4, 8, 1, 1))
+        self.bias = nn.Parameter(torch.zeros(4))
+        self.offset = nn.Conv2d(8, 18, 1)
+
+
+def test_biases_are_known_by_their_name_wherever_they_are() -> None:
+    config = OptimizerConfig(weight_decay=1e-4, bias_weight_decay=0.0, bias_learning_rate_factor=2.0)
+    groups = groups_by_size(make_optimizer(Deformable(), config, 0.02))
+    assert groups.keys() == {32 + 144, 4 + 18}
+    assert [groups[size]["weight_decay"] for size in (176, 22)] == [1e-4, 0.0]
+    assert [groups[size]["lr"] for size in (176, 22)] == [0.02, 0.04]
 
 
 def test_adamw_takes_momentum_as_its_first_beta() -> None:

@@ -186,11 +186,11 @@ def test_weights_are_taken_where_names_and_shapes_agree(
 ) -> None:
     path = tmp_path / "other.safetensors"
     save_checkpoint(path, tiny_checkpoint)
-    fewer = LabelSet(SCENES.categories[2:-1])
+    wider = derive(tiny_checkpoint.recipe, model__region__box_head__width=24)
     torch.manual_seed(5)
-    network = build_network(tiny_checkpoint.recipe, fewer)
+    network = build_network(wider, SCENES)
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    initialize(network, path)
+    initialize(network, path, wider, SCENES)
     own = {name for name, tensor in before.items() if tensor.shape != tiny_checkpoint.weights[name].shape}
     assert 0 < len(own) < len(before) / 2
     for name, tensor in network.state_dict().items():
@@ -198,11 +198,29 @@ def test_weights_are_taken_where_names_and_shapes_agree(
         assert torch.equal(tensor, expected), name
     said = capsys.readouterr().err
     assert f"{len(before) - len(own)} of {len(before)} tensors taken" in said
-    assert "learned from nothing: region.box_head.outputs.classes" in said
+    assert "learned from nothing: region.box_head.hidden.0" in said
+    assert "new classes" not in said
+
+
+def test_outputs_are_taken_class_by_class(
+    tmp_path: Path, tiny_checkpoint: Checkpoint, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "other.safetensors"
+    save_checkpoint(path, tiny_checkpoint)
+    fewer = LabelSet(SCENES.categories[2:-1])
+    network = build_network(tiny_checkpoint.recipe, fewer)
+    initialize(network, path, tiny_checkpoint.recipe, fewer)
+    state = network.state_dict()
+    for name, rows in (("semantic.predictor.bias", [2, 3, 4, 5, 6]), ("region.mask_head.predictor.bias", range(5))):
+        assert torch.equal(state[name], tiny_checkpoint.weights[name][list(rows)]), name
+    said = capsys.readouterr().err
+    assert f"{len(state)} of {len(state)} tensors taken" in said
+    assert "classes taken by name (9): water, road, building, foliage, car, person, ball, box, bird\n" in said
+    assert "learned from nothing" not in said
 
 
 def test_weights_of_something_else_are_refused(tmp_path: Path, tiny_checkpoint: Checkpoint) -> None:
     path = tmp_path / "other.safetensors"
     save_checkpoint(path, replace(tiny_checkpoint, weights={"something": torch.zeros(3)}))
     with pytest.raises(InputError, match=r"other\.safetensors: no tensor has a name and shape of this network"):
-        initialize(build_network(tiny_checkpoint.recipe, SCENES), path)
+        initialize(build_network(tiny_checkpoint.recipe, SCENES), path, tiny_checkpoint.recipe, SCENES)

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -8,7 +9,17 @@ from torch import Tensor
 from torchvision.ops import roi_align
 
 from thingstuff.structures import VOID_LABEL, Targets
-from thingstuff.training.targets import Matches, mask_targets, match_boxes, sample
+from thingstuff.training.targets import (
+    NO_LABEL,
+    Matches,
+    choose_shown,
+    inside_picture,
+    label_crops,
+    mask_targets,
+    match_boxes,
+    panoptic_targets,
+    sample,
+)
 
 NO_BOXES = torch.zeros(0, 4)
 
@@ -79,6 +90,38 @@ def test_without_objects_everything_is_background(low_quality: bool) -> None:
 def test_without_candidates_nothing_is_matched() -> None:
     matches = match_boxes(NO_BOXES, NO_BOXES, negative_iou=0.5, positive_iou=0.5, low_quality=False)
     assert len(matches.nearest) == len(matches.positive) == len(matches.negative) == 0
+
+
+def test_candidates_that_are_not_usable_count_for_nothing() -> None:
+    objects = boxes((0, 0, 10, 10), (100, 100, 110, 110))
+    candidates = boxes(
+        (0, 0, 10, 10),  # 1, but not usable
+        (0, 0, 10, 5),  # 0.5: the best of the others
+        (0, 0, 10, 4),  # 0.4: neither
+        (0, 0, 10, 1),  # 0.1: background
+        (50, 50, 60, 60),  # not usable
+        (100, 100, 110, 101),  # not usable, and the only one that touches the second object
+    )
+    usable = torch.tensor([False, True, True, True, False, False])
+    matches = match_boxes(candidates, objects, negative_iou=0.3, positive_iou=0.7, low_quality=True, usable=usable)
+    assert matches.positive.tolist() == [False, True, False, False, False, False]
+    assert matches.negative.tolist() == [False, False, False, True, False, False]
+    assert matches.nearest[1] == 0
+
+
+def test_without_objects_only_usable_candidates_are_background() -> None:
+    usable = torch.tensor([True, False])
+    candidates = boxes((0, 0, 10, 10), (0, 0, 1, 1))
+    matches = match_boxes(candidates, NO_BOXES, negative_iou=0.3, positive_iou=0.7, low_quality=True, usable=usable)
+    assert not matches.positive.any()
+    assert matches.negative.tolist() == [True, False]
+
+
+def test_what_lies_inside_a_picture() -> None:
+    candidates = boxes(
+        (0, 0, 20, 10), (-1, 0, 20, 10), (0, -1, 20, 10), (0, 0, 21, 10), (0, 0, 20, 11), (3, 3, 4, 4), (25, 2, 30, 5)
+    )
+    assert inside_picture(candidates, (10, 20)).tolist() == [True, False, False, False, False, True, False]
 
 
 SIDES = st.tuples(*[st.integers(0, 12)] * 2, *[st.integers(1, 12)] * 2)
@@ -239,3 +282,176 @@ def test_regions_come_back_in_their_order() -> None:
 def test_no_regions_no_masks() -> None:
     found = mask_targets(targets_of(torch.ones(1, 4, 4, dtype=torch.bool)), NO_BOXES, torch.zeros(0).long(), 28)
     assert found.shape == (0, 28, 28)
+
+
+# --- crops of the label map ---
+
+
+def test_a_crop_ends_before_the_last_pixel_of_its_box() -> None:
+    label_map = torch.arange(48, dtype=torch.uint8).view(6, 8)
+    # Columns 2..6 and rows 1..3 of the box; columns 2..5 and rows 1..2 of the crop.
+    found = label_crops(label_map, boxes((2, 1, 7, 4)), 4)
+    assert found[0].tolist() == [[10, 11, 12, 13]] * 2 + [[18, 19, 20, 21]] * 2
+
+
+def test_a_crop_takes_the_nearest_pixel_below() -> None:
+    label_map = torch.arange(12, dtype=torch.uint8).expand(3, 12)
+    # 7 columns, 0..6, onto 4: floor(k * 7 / 4); onto 10: floor(k * 7 / 10).
+    assert label_crops(label_map, boxes((0, 0, 8, 3)), 4)[0, 0].tolist() == [0, 1, 3, 5]
+    assert label_crops(label_map, boxes((0, 0, 8, 3)), 10)[0, 0].tolist() == [0, 0, 1, 2, 2, 3, 4, 4, 5, 6]
+
+
+def test_corners_of_crops_are_rounded_halves_to_the_even_side() -> None:
+    label_map = torch.arange(12, dtype=torch.uint8).expand(3, 12)
+    # Inclusive corners 0.5 .. 7.5 -> 0 .. 8, and 1.5 .. 6.5 -> 2 .. 6.
+    found = label_crops(label_map, boxes((0.5, 0, 8.5, 3), (1.5, 0, 7.5, 3)), 2)
+    assert found[:, 0].tolist() == [[0, 4], [2, 4]]
+
+
+def test_boxes_of_one_pixel_have_a_crop_of_one_pixel() -> None:
+    label_map = torch.arange(48, dtype=torch.uint8).view(6, 8)
+    found = label_crops(label_map, boxes((3, 2, 4, 3), (7, 5, 8, 6), (0, 3, 8, 4), (7.6, 5.6, 8, 6)), 28)
+    assert found[0].unique().tolist() == [19]
+    assert found[1].unique().tolist() == [47]  # the last pixel of the picture
+    assert found[2].unique().tolist() == [*range(24, 31)]  # a line, without its last pixel
+    assert found[3].unique().tolist() == [47]  # rounded out of the picture, and brought back
+
+
+def test_no_boxes_no_crops() -> None:
+    assert label_crops(torch.zeros(4, 4, dtype=torch.uint8), NO_BOXES, 28).shape == (0, 28, 28)
+
+
+# --- what the panoptic head is shown ---
+
+
+def objects(count: int, crowd: tuple[int, ...] = ()) -> Targets:
+    full = torch.zeros(count, 1, max(count, 1), dtype=torch.bool)
+    for number in range(count):
+        full[number, 0, number] = True
+    flags_ = torch.tensor([number in crowd for number in range(count)], dtype=torch.bool)
+    return replace(targets_of(full), crowd=flags_)
+
+
+@pytest.mark.parametrize(
+    ("count", "shown"),
+    [(0, 0), (1, 1), (2, 1), (3, 2), (4, 2), (5, 3), (6, 4), (7, 4), (8, 5), (9, 6), (10, 7), (90, 62)],
+)
+def test_how_many_objects_are_shown(count: int, shown: int) -> None:
+    chosen = choose_shown(objects(count), 0.7, generator())
+    assert len(chosen) == shown
+    assert len(chosen.unique()) == shown
+    assert len(choose_shown(objects(count), 1.0, generator())) == count
+
+
+def test_a_crowd_is_never_shown() -> None:
+    targets = objects(6, crowd=(0, 2, 5))
+    seen = [choose_shown(targets, 0.7, generator(seed)).tolist() for seed in range(30)]
+    assert {len(rows) for rows in seen} == {2}  # int(0.7 * 3)
+    assert {row for rows in seen for row in rows} == {1, 3, 4}
+    assert choose_shown(objects(3, crowd=(0, 1, 2)), 0.7, generator()).tolist() == []
+
+
+def test_objects_are_shown_in_random_order() -> None:
+    orders = {tuple(choose_shown(objects(3), 1.0, generator(seed)).tolist()) for seed in range(60)}
+    assert len(orders) == 6
+
+
+# --- panoptic targets; three stuff classes ---
+
+
+def scene(*masks: Tensor, label_map: Tensor, crowd: tuple[bool, ...] = ()) -> Targets:
+    targets = targets_of(torch.stack(masks))
+    crowds = torch.tensor(crowd or (False,) * len(masks))
+    return replace(targets, label_map=label_map.to(torch.uint8), crowd=crowds)
+
+
+def channels(targets: Targets, shown: list[int], size: tuple[int, int], unknown: bool = True) -> list[list[int]]:
+    rows = torch.tensor(shown, dtype=torch.int64)
+    return panoptic_targets(targets, rows, size, num_stuff=3, unknown=unknown).tolist()
+
+
+def enlarged(cells: list[list[int]]) -> Tensor:
+    """Every cell becomes 4 x 4 pixels, of which only the first is looked at; the others are 1, wrong on purpose."""
+    small = torch.tensor(cells)
+    full = torch.ones(4 * small.shape[0], 4 * small.shape[1], dtype=torch.int64)
+    full[::4, ::4] = small
+    return full
+
+
+LABELS = enlarged([[0, 3, 3, 2], [0, 4, 4, 2], [VOID_LABEL, 4, 1, 1]])
+FIRST = enlarged([[0, 1, 1, 0], [0, 0, 0, 0], [0, 0, 0, 0]]).bool()
+SECOND = enlarged([[0, 0, 0, 0], [0, 1, 1, 0], [0, 1, 0, 0]]).bool()
+
+
+def test_panoptic_targets_by_hand() -> None:
+    targets = scene(FIRST, SECOND, label_map=LABELS)
+    n = NO_LABEL
+    assert channels(targets, [0, 1], (3, 4)) == [[0, 3, 3, 2], [0, 4, 4, 2], [n, 4, 1, 1]]
+    assert channels(targets, [1, 0], (3, 4)) == [[0, 4, 4, 2], [0, 3, 3, 2], [n, 3, 1, 1]]
+    # What is not shown is unknown, which is the channel behind the last object.
+    assert channels(targets, [1], (3, 4)) == [[0, 4, 4, 2], [0, 3, 3, 2], [n, 3, 1, 1]]
+    assert channels(targets, [0], (3, 4)) == [[0, 3, 3, 2], [0, 4, 4, 2], [n, 4, 1, 1]]
+    assert channels(targets, [], (3, 4)) == [[0, 3, 3, 2], [0, 3, 3, 2], [n, 3, 1, 1]]
+    assert channels(targets, [1], (3, 4), unknown=False) == [[0, n, n, 2], [0, 3, 3, 2], [n, 3, 1, 1]]
+
+
+def test_padding_has_no_label() -> None:
+    targets = scene(FIRST, SECOND, label_map=LABELS)
+    found = channels(targets, [0, 1], (5, 6))
+    assert [row[:4] for row in found[:3]] == channels(targets, [0, 1], (3, 4))
+    assert {value for row in found for value in row[4:]} | {value for row in found[3:] for value in row} == {NO_LABEL}
+
+
+def test_later_objects_lie_over_earlier_ones_and_over_stuff_and_void() -> None:
+    whole = torch.ones(12, 16, dtype=torch.bool)
+    targets = scene(SECOND, whole, label_map=LABELS)
+    assert channels(targets, [0, 1], (3, 4)) == [[4] * 4] * 3
+    assert channels(targets, [1, 0], (3, 4)) == [[3] * 4, [3, 4, 4, 3], [3, 4, 3, 3]]
+
+
+def test_a_crowd_becomes_unknown() -> None:
+    targets = scene(FIRST, SECOND, label_map=LABELS, crowd=(True, False))
+    assert channels(targets, [1], (3, 4)) == [[0, 4, 4, 2], [0, 3, 3, 2], [NO_LABEL, 3, 1, 1]]
+
+
+@pytest.mark.parametrize(("side", "cells"), [(1, 0), (2, 0), (3, 1), (4, 1), (5, 1), (6, 2), (7, 2), (10, 2), (11, 3)])
+def test_a_quarter_of_the_picture_is_rounded(side: int, cells: int) -> None:
+    targets = replace(targets_of(torch.zeros(0, 1, 1)), label_map=torch.zeros(side, 8, dtype=torch.uint8))
+    assert channels(targets, [], (4, 3)) == [[0, 0, NO_LABEL]] * cells + [[NO_LABEL] * 3] * (4 - cells)
+
+
+def test_channels_beyond_255_do_not_become_void() -> None:
+    count = 260
+    full = torch.zeros(count, 4, 4 * count, dtype=torch.bool)
+    for number in range(count):
+        full[number, 0, 4 * number] = True
+    targets = replace(targets_of(full), label_map=torch.full((4, 4 * count), 3, dtype=torch.uint8))
+    assert channels(targets, [*range(count)], (1, count)) == [[*range(3, 3 + count)]]
+    assert channels(targets, [], (1, count)) == [[3] * count]
+
+
+@given(st.integers(0, 2**31), st.integers(1, 24), st.integers(1, 24), st.integers(0, 4), st.booleans())
+@settings(max_examples=100, deadline=None)
+def test_panoptic_targets_agree_with_full_size_masks(
+    seed: int, height: int, width: int, count: int, unknown: bool
+) -> None:
+    draw = generator(seed)
+    label_map = torch.tensor([0, 1, 2, 3, 4, VOID_LABEL])[torch.randint(6, (height, width), generator=draw)]
+    full = torch.rand(count, height, width, generator=draw) < 0.4
+    for mask in full:
+        mask[int(torch.randint(height, (), generator=draw)), int(torch.randint(width, (), generator=draw))] = True
+    shown = torch.randperm(count, generator=draw)[: max(count - 1, 0)]
+    targets = replace(targets_of(full), label_map=label_map.to(torch.uint8))
+    found = panoptic_targets(targets, shown, (6, 6), num_stuff=3, unknown=unknown)
+    for y in range(6):
+        for x in range(6):
+            expected = NO_LABEL
+            if y < round(height / 4) and x < round(width / 4):
+                label = int(label_map[4 * y, 4 * x])
+                if label < 3:
+                    expected = label
+                elif label != VOID_LABEL and unknown:
+                    expected = 3 + len(shown)
+                covering = [number for number, row in enumerate(shown.tolist()) if full[row, 4 * y, 4 * x]]
+                expected = 3 + covering[-1] if covering else expected
+            assert int(found[y, x]) == expected

@@ -6,10 +6,12 @@ from typing import Literal, assert_never
 from thingstuff.checkpoint import Checkpoint, save_checkpoint
 from thingstuff.convert.detectron2 import convert_detectron2
 from thingstuff.convert.mmdet import convert_mmdet
+from thingstuff.convert.panet import convert_panet
 from thingstuff.convert.torchvision import convert_torchvision
+from thingstuff.convert.upsnet import convert_upsnet
 from thingstuff.errors import InputError
 
-Kind = Literal["detectron2", "torchvision", "mmdet"]
+Kind = Literal["detectron2", "torchvision", "mmdet", "upsnet", "panet"]
 """Projects whose weights can be converted."""
 
 
@@ -21,7 +23,7 @@ def convert(kind: Kind, source: Path | str, out: Path | str, labels: Path | str 
         source: Its file; read without running any code that may stand in it.
         out: Where to write, ending in `.safetensors`.
         labels: A COCO panoptic `.json`, or a `.toml` with ``[[category]]`` tables, that lists the classes; None:
-            COCO's.
+            COCO's or Cityscapes', by the number of outputs.
 
     Raises:
         InputError: The file cannot be read or does not fit, or ``out`` cannot be written.
@@ -35,6 +37,10 @@ def convert(kind: Kind, source: Path | str, out: Path | str, labels: Path | str 
             checkpoint = convert_torchvision(source, labels)
         case "mmdet":
             checkpoint = convert_mmdet(source, labels)
+        case "upsnet":
+            checkpoint = convert_upsnet(source, labels)
+        case "panet":
+            checkpoint = convert_panet(source, labels)
         case _:
             assert_never(kind)
     save_checkpoint(Path(out), checkpoint)

@@ -4,13 +4,12 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from thingstuff.checkpoint import Checkpoint
 from thingstuff.convert.classes import coco_labels
 from thingstuff.convert.mapping import count_blocks, take_weights
-from thingstuff.convert.resnet import resnet_modules
+from thingstuff.convert.resnet import resnet_modules, with_statistics
 from thingstuff.errors import InputError
 from thingstuff.recipe import derive
 from thingstuff.recipes import panoptic_fpn_r50_coco
@@ -21,9 +20,6 @@ NORMS = {"1": "downsample.1", "2a": "bn1", "2b": "bn2", "2c": "bn3"}
 
 EXTRA = r"(fc1000|pred)_[wb]|.*_momentum"
 """The classifier, and what an optimiser remembers."""
-
-EPSILON = 1e-5
-"""What norms add to the variance; theirs is already part of scale and shift."""
 
 _LARGEST_ZERO = 1e-4
 """Convolutions have no bias; the file has one for the first all the same, of about 1e-9."""
@@ -49,14 +45,10 @@ def convert_caffe2_resnet(tensors: Mapping[str, Tensor], source: Path) -> Checkp
             _check_zero(name, tensor, source)
             continue
         renamed[ours] = tensor
-        if ours.endswith(".weight") and tensor.ndim == 1:
-            module = ours.removesuffix(".weight")
-            renamed[f"{module}.running_mean"] = torch.zeros_like(tensor)
-            renamed[f"{module}.running_var"] = torch.full_like(tensor, 1 - EPSILON)
     backbone = count_blocks(renamed, "layer3", str(source))
     recipe = derive(panoptic_fpn_r50_coco(), name=f"caffe2_{backbone}", model__backbone__name=backbone)
     labels, modules = coco_labels(), resnet_modules(backbone, "")
-    weights = take_weights(renamed, modules, recipe, labels, EXTRA, str(source), part="backbone.")
+    weights = take_weights(with_statistics(renamed), modules, recipe, labels, EXTRA, str(source), part="backbone.")
     return Checkpoint(weights, recipe, labels, credit=f"converted from {source.name}, trained on ImageNet")
 
 

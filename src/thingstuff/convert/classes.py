@@ -1,4 +1,4 @@
-"""Which classes a foreign network knows: COCO's, or those of a file that the user names."""
+"""Which classes a foreign network knows: COCO's, Cityscapes', or those of a file that the user names."""
 
 import json
 import tomllib
@@ -13,8 +13,12 @@ from thingstuff.labels import LabelSet
 
 def coco_labels() -> LabelSet:
     """COCO's 133 panoptic categories: 53 stuff and 80 things."""
-    text = (resources.files("thingstuff") / "convert" / "coco.toml").read_text(encoding="utf-8")
-    return LabelSet.from_coco(tomllib.loads(text)["category"], "COCO")
+    return _shipped("coco.toml", "COCO")
+
+
+def cityscapes_labels() -> LabelSet:
+    """Cityscapes' 19 evaluated classes: 11 stuff and 8 things, with the data set's label ids (7 to 33)."""
+    return _shipped("cityscapes.toml", "Cityscapes")
 
 
 def read_labels(path: Path | str) -> LabelSet:
@@ -50,25 +54,25 @@ def labels_for(num_stuff: int, num_things: int, labels: Path | str | None, sourc
     Args:
         num_stuff: Stuff classes of the network.
         num_things: Thing classes of the network.
-        labels: File with the classes; None: COCO's, if the numbers are COCO's.
+        labels: File with the classes; None: COCO's, COCO's things or Cityscapes', if the numbers are theirs.
         source: What to call the network in messages.
 
     Raises:
-        InputError: The file lists another number of classes, or none is given and the numbers are not COCO's.
+        InputError: The file lists another number of classes, or none is given and the numbers are of neither.
     """
-    if labels is not None:
-        found, origin = read_labels(labels), str(labels)
-    else:
-        found, origin = coco_labels(), "COCO"
-        if num_stuff == 0:
-            found = things_only(found)
-    if (found.num_stuff, found.num_things) == (num_stuff, num_things):
-        return found
     counts = f"{source} has {num_things} thing and {num_stuff} stuff classes"
     if labels is None:
-        raise InputError(f"{counts}, which are not COCO's; name them with --labels panoptic.json or labels.toml")
+        for known in (coco_labels(), things_only(coco_labels()), cityscapes_labels()):
+            if (known.num_stuff, known.num_things) == (num_stuff, num_things):
+                return known
+        raise InputError(
+            f"{counts}, which are not COCO's or Cityscapes'; name them with --labels panoptic.json or labels.toml"
+        )
+    found = read_labels(labels)
+    if (found.num_stuff, found.num_things) == (num_stuff, num_things):
+        return found
     raise InputError(
-        f"{counts}, but {origin} lists {found.num_things} and {found.num_stuff}; list exactly the classes it was "
+        f"{counts}, but {labels} lists {found.num_things} and {found.num_stuff}; list exactly the classes it was "
         "trained with"
     )
 
@@ -76,3 +80,8 @@ def labels_for(num_stuff: int, num_things: int, labels: Path | str | None, sourc
 def things_only(labels: LabelSet) -> LabelSet:
     """The thing classes of a label set."""
     return LabelSet(tuple(category for category in labels.categories if category.isthing))
+
+
+def _shipped(file: str, name: str) -> LabelSet:
+    text = (resources.files("thingstuff") / "convert" / file).read_text(encoding="utf-8")
+    return LabelSet.from_coco(tomllib.loads(text)["category"], name)

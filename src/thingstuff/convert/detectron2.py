@@ -12,7 +12,7 @@ from thingstuff.checkpoint import Checkpoint
 from thingstuff.convert.caffe2 import convert_caffe2_resnet, is_caffe2_resnet
 from thingstuff.convert.classes import labels_for
 from thingstuff.convert.foreign import ForeignWeights, read_weights
-from thingstuff.convert.mapping import count_blocks, first_size, take_weights
+from thingstuff.convert.mapping import check_project, count_blocks, first_size, take_weights
 from thingstuff.convert.resnet import BLOCKS
 from thingstuff.errors import InputError
 from thingstuff.model.rpn import cell_anchors
@@ -143,6 +143,7 @@ def convert_detectron2(source: Path | str, labels: Path | str | None = None) -> 
     foreign = read_weights(source)
     if is_caffe2_resnet(foreign.tensors):
         return convert_caffe2_resnet(foreign.tensors, Path(source))
+    check_project(foreign.tensors, "detectron2", name)
     network = "a Panoptic FPN of Detectron2"
     num_things = first_size(foreign.tensors, "roi_heads.box_predictor.cls_score.weight", name, network) - 1
     num_stuff = first_size(foreign.tensors, "sem_seg_head.predictor.weight", name, network) - 1

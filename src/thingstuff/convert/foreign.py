@@ -32,7 +32,8 @@ def read_weights(path: Path | str) -> ForeignWeights:
     """Read a `.pkl` of Detectron2's model zoo or a `.pth` that torch has saved.
 
     The weights may stand alone, or under ``model`` (Detectron2), ``state_dict`` (mmdetection) or ``blobs`` (Caffe2);
-    what stands beside them (optimiser, schedule, step) is left out.
+    what stands beside them (optimiser, schedule, step) is left out, and so is `module.`, where every name begins with
+    it: the network was trained wrapped for several GPUs.
 
     Raises:
         InputError: The file is missing or damaged, asks for code to be run, or holds no weights.
@@ -53,7 +54,12 @@ def read_weights(path: Path | str) -> ForeignWeights:
     }
     if not tensors:
         raise InputError(f"{file}: holds no weights; give a checkpoint with weights by name, or under 'model'")
+    if all(name.startswith(_WRAPPED) for name in tensors):
+        tensors = {name.removeprefix(_WRAPPED): tensor for name, tensor in tensors.items()}
     return ForeignWeights(tensors, author if isinstance(author, str) else "")
+
+
+_WRAPPED = "module."
 
 
 def _as_tensor(name: Any, value: Any, file: Path) -> Tensor | None:

@@ -1,7 +1,8 @@
 """Foreign weights under our names: every tensor finds its place, or the file is refused."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -11,7 +12,50 @@ from thingstuff.labels import LabelSet
 from thingstuff.model.build import build_network
 from thingstuff.recipe import Recipe, derive
 
+PROJECTS = {
+    "detectron2": "proposal_generator.rpn_head.conv.weight",
+    "torchvision": "rpn.head.bbox_pred.weight",
+    "mmdet": "rpn_head.rpn_conv.weight",
+    "upsnet": "rpn.conv_proposal.0.weight",
+    "panet": "RPN.FPN_RPN_conv.weight",
+}
+"""Of each project, a tensor that its detectors have and those of the others have not."""
+
 _NAMES_SHOWN = 8
+
+
+@dataclass(frozen=True, slots=True)
+class ClassLayers:
+    """Foreign layers with an output for each class, background first.
+
+    Attributes:
+        classes: Logits of the box head.
+        deltas: Its box deltas, four for each class.
+        masks: Logits of the mask head.
+    """
+
+    classes: str
+    deltas: str
+    masks: str
+
+
+def check_project(foreign: Iterable[str], kind: str, source: str) -> None:
+    """Refuse the weights of a project that another kind of conversion is for.
+
+    Args:
+        foreign: Names of the tensors.
+        kind: The conversion asked for.
+        source: What to call the file in messages.
+
+    Raises:
+        InputError: They are of another project in ``PROJECTS``.
+    """
+    names = set(foreign)
+    for other, name in PROJECTS.items():
+        if name in names and other != kind:
+            raise InputError(
+                f"{source}: has {name!r}, so it is not of the kind {kind}; use: thingstuff convert {other}"
+            )
 
 
 def take_weights(
@@ -59,6 +103,28 @@ def take_weights(
             f"classes: {'; '.join(problems)}; convert a checkpoint of that network"
         )
     return {our: foreign[name].contiguous() for name, our in ours.items()}
+
+
+def in_our_order(foreign: Mapping[str, Tensor], layers: ClassLayers, kept: Sequence[int]) -> dict[str, Tensor]:
+    """ClassLayers of the kept classes; background, which foreign networks have first, comes last.
+
+    Args:
+        foreign: By their foreign names.
+        layers: Those concerned. One that is not there, or has not the outputs of all classes, stays as it is.
+        kept: The foreign number of each of our classes.
+    """
+    changed = dict(foreign)
+    count = len(foreign[f"{layers.classes}.weight"])
+    for leaf in ("weight", "bias"):
+        for layer, rows, chosen in (
+            (layers.classes, count, [*kept, 0]),
+            (layers.deltas, 4 * count, [4 * number + side for number in kept for side in range(4)]),
+            (layers.masks, count, list(kept)),
+        ):
+            name = f"{layer}.{leaf}"
+            if name in foreign and len(foreign[name]) == rows:
+                changed[name] = foreign[name][chosen]
+    return changed
 
 
 def network_shapes(recipe: Recipe, labels: LabelSet) -> dict[str, torch.Size]:

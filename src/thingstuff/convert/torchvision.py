@@ -1,6 +1,6 @@
 """torchvision's Mask R-CNN with ResNet-50 and FPN, and its ImageNet ResNets as backbones to begin with."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -9,8 +9,8 @@ from torch import Tensor
 from thingstuff.checkpoint import Checkpoint
 from thingstuff.convert.classes import coco_labels, labels_for, things_only
 from thingstuff.convert.foreign import read_weights
-from thingstuff.convert.mapping import count_blocks, first_size, take_weights
-from thingstuff.convert.resnet import resnet_modules
+from thingstuff.convert.mapping import ClassLayers, check_project, count_blocks, first_size, in_our_order, take_weights
+from thingstuff.convert.resnet import EPSILON, resnet_modules
 from thingstuff.recipe import AugmentationConfig, Recipe, derive
 from thingstuff.recipe_model import BackboneConfig, PictureConfig
 from thingstuff.recipes import panoptic_fpn_r50_coco
@@ -40,6 +40,13 @@ MODULES = {
 }
 """Our module by torchvision's, without the residual blocks."""
 
+CLASS_LAYERS = ClassLayers(
+    classes="roi_heads.box_predictor.cls_score",
+    deltas="roi_heads.box_predictor.bbox_pred",
+    masks="roi_heads.mask_predictor.mask_fcn_logits",
+)
+"""The layers with an output for each class, background first."""
+
 OLD_MODULES = {
     **{
         f"backbone.fpn.{blocks}.{level}": f"backbone.fpn.{blocks}.{level}.0"
@@ -56,9 +63,6 @@ EXTRA = r".*\.num_batches_tracked"
 
 COCO_CLASSES = 91
 """torchvision's outputs for COCO: background, then one for each number up to 90, ten of which are no category's id."""
-
-EPSILON = 1e-5
-"""What norms here add to the variance."""
 
 
 def convert_torchvision(source: Path | str, labels: Path | str | None = None) -> Checkpoint:
@@ -78,6 +82,7 @@ def convert_torchvision(source: Path | str, labels: Path | str | None = None) ->
     """
     name = str(source)
     tensors = {_todays_name(key): tensor for key, tensor in read_weights(source).tensors.items()}
+    check_project(tensors, "torchvision", name)
     if "conv1.weight" in tensors:
         return _convert_resnet(tensors, name)
     outputs = first_size(tensors, "roi_heads.box_predictor.cls_score.weight", name, "a Mask R-CNN of torchvision")
@@ -87,7 +92,7 @@ def convert_torchvision(source: Path | str, labels: Path | str | None = None) ->
     else:
         label_set = labels_for(0, outputs - 1, labels, name)
         kept = list(range(1, outputs))
-    tensors = _in_our_order(_without_epsilon(tensors), kept)
+    tensors = in_our_order(_without_epsilon(tensors), CLASS_LAYERS, kept)
     modules = resnet_modules("resnet50", "backbone.body.") | MODULES
     recipe = mask_rcnn_recipe()
     weights = take_weights(tensors, modules, recipe, label_set, EXTRA, name)
@@ -151,24 +156,4 @@ def _without_epsilon(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if leaf == "running_var" and f"{module}.weight" in tensors:
             changed[f"{module}.weight"] = tensors[f"{module}.weight"] / variance.sqrt()
             changed[name] = torch.full_like(variance, 1 - EPSILON)
-    return changed
-
-
-def _in_our_order(tensors: Mapping[str, Tensor], kept: Sequence[int]) -> dict[str, Tensor]:
-    """Outputs of the kept classes; background, which torchvision has first, comes last.
-
-    Args:
-        tensors: By torchvision's names.
-        kept: torchvision's number of each class.
-    """
-    changed = dict(tensors)
-    for leaf in ("weight", "bias"):
-        for layer, chosen in (
-            ("box_predictor.cls_score", [*kept, 0]),
-            ("box_predictor.bbox_pred", [4 * number + side for number in kept for side in range(4)]),
-            ("mask_predictor.mask_fcn_logits", list(kept)),
-        ):
-            name = f"roi_heads.{layer}.{leaf}"
-            if name in tensors and max(chosen) < len(tensors[name]):
-                changed[name] = tensors[name][chosen]
     return changed

@@ -13,6 +13,7 @@ from timm.models.resnet import Bottleneck
 from torch import Tensor, nn
 
 from thingstuff.errors import InputError
+from thingstuff.model.deformable import DeformableConv2d
 from thingstuff.model.layers import make_norm
 from thingstuff.structures import BackboneNorm, Pyramid
 
@@ -32,6 +33,8 @@ class Backbone(nn.Module):
         frozen_stages: How much does not learn: 0 nothing, 1 the stem, 2 the stem and the stride-4 stage, and so on.
         stride_in_first_conv: Put the stride of ResNet's bottlenecks on the first 1x1 convolution, where the original
             (Caffe) ResNets and Detectron2's MSRA weights have it, instead of on the 3x3.
+        deformable_stages: So many stages, counted from the last, have deformable 3x3 convolutions in their bottlenecks.
+            They keep the weights of those they replace and begin by computing the same.
 
     Raises:
         InputError: timm does not know the name, or the network has other strides, takes pictures of one size only, or
@@ -50,6 +53,7 @@ class Backbone(nn.Module):
         norm: BackboneNorm = "batch",
         frozen_stages: int = 0,
         stride_in_first_conv: bool = False,
+        deformable_stages: int = 0,
     ) -> None:
         super().__init__()
         self.body = _create(name, in_channels, pretrained)
@@ -59,6 +63,8 @@ class Backbone(nn.Module):
         self._channels_last = getattr(self.body, "output_fmt", None) is Format.NHWC
         if stride_in_first_conv:
             _move_stride_to_first_conv(self.body, name)
+        if deformable_stages:
+            _make_deformable(self.body, deformable_stages, name)
         self.body = _convert_norms(self.body, norm)
         self._frozen = _stages(self.body, frozen_stages, name)
         for module in self._frozen:
@@ -103,7 +109,18 @@ def _create(name: str, in_channels: int, pretrained: bool) -> nn.Module:
         )
     _check_any_size(plan, name)
     indices = tuple(plan.feature_info.out_indices[reductions.index(stride)] for stride in STRIDES)  # pyright: ignore
-    return timm.create_model(name, features_only=True, out_indices=indices, pretrained=pretrained, in_chans=in_channels)
+    try:
+        return timm.create_model(
+            name, features_only=True, out_indices=indices, pretrained=pretrained, in_chans=in_channels
+        )
+    except (OSError, RuntimeError, ValueError) as error:  # what the hub and timm raise where there is nothing to fetch
+        if not pretrained:
+            raise
+        reason = " ".join(str(error).split())[:120]
+        raise InputError(
+            f"backbone: trained weights of {name!r} cannot be fetched ({reason}); connect to the network once, or begin "
+            "with a checkpoint (--init) and --no-model.backbone.pretrained"
+        ) from error
 
 
 def _check_any_size(plan: nn.Module, name: str) -> None:
@@ -153,6 +170,29 @@ def _move_stride_to_first_conv(body: nn.Module, name: str) -> None:
     for block in blocks:
         if block.conv2.stride != (1, 1):
             block.conv1.stride, block.conv2.stride = block.conv2.stride, block.conv1.stride
+
+
+def _make_deformable(body: nn.Module, count: int, name: str) -> None:
+    """Replace the 3x3 convolutions of the bottlenecks of the last ``count`` stages."""
+    stages = [[block for block in stage.modules() if isinstance(block, Bottleneck)] for stage in body.children()]
+    stages = [blocks for blocks in stages if blocks]
+    if not stages:
+        raise InputError(f"backbone: deformable_stages is for ResNets with bottlenecks (resnet50 and up), not {name!r}")
+    if count > len(stages):
+        raise InputError(f"backbone: deformable_stages is {count}, but {name!r} has {len(stages)} stages; give fewer")
+    for block in (block for blocks in stages[-count:] for block in blocks):
+        conv = block.conv2
+        if conv.groups > 1:
+            raise InputError(
+                f"backbone: deformable_stages needs 3x3 convolutions without groups, but those of {name!r} have "
+                f"{conv.groups}; choose a plain ResNet, as resnet101"
+            )
+        (stride, _), (dilation, _) = conv.stride, conv.dilation
+        deformable = DeformableConv2d(
+            conv.in_channels, conv.out_channels, stride=stride, padding=dilation, dilation=dilation, bias=False
+        )
+        deformable.weight = cast(nn.Parameter, conv.weight)
+        block.add_module("conv2", deformable)
 
 
 def _stages(body: nn.Module, count: int, name: str) -> tuple[nn.Module, ...]:

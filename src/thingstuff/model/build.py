@@ -9,14 +9,14 @@ from torch import nn
 from thingstuff.labels import LabelSet
 from thingstuff.model.backbone import Backbone
 from thingstuff.model.box_head import HeavyBoxHead, LightBoxHead, fully_connected_entry
-from thingstuff.model.fusion import Fusion, merge_by_score
+from thingstuff.model.fusion import Fusion, merge_by_score, segment_by_logits
 from thingstuff.model.mask_head import ConvMaskHead, FusedMaskHead, convolution_entry
 from thingstuff.model.neck import FPN, BottomUpPath
 from thingstuff.model.panoptic import PanopticSegmenter
 from thingstuff.model.pooling import AdaptivePool, AssignedLevelPool
 from thingstuff.model.region import RegionBranch, Suppression
 from thingstuff.model.rpn import RegionProposalNetwork
-from thingstuff.model.semantic import UpsampleSumHead
+from thingstuff.model.semantic import DeformableHead, UpsampleSumHead
 from thingstuff.recipe import Recipe
 from thingstuff.recipe_model import (
     BoxHeadConfig,
@@ -49,6 +49,7 @@ def build_network(recipe: Recipe, labels: LabelSet) -> PanopticSegmenter:
         norm=model.backbone.norm,
         frozen_stages=model.backbone.frozen_stages,
         stride_in_first_conv=model.backbone.stride_in_first_conv,
+        deformable_stages=model.backbone.deformable_stages,
     )
     channels = model.neck.channels
     region = model.region if labels.num_things else None
@@ -180,24 +181,46 @@ def _build_mask_head(
     return pool(config.size, entry), head
 
 
-def _build_semantic(config: SemanticConfig | None, channels: int, labels: LabelSet) -> UpsampleSumHead | None:
+def _build_semantic(
+    config: SemanticConfig | None, channels: int, labels: LabelSet
+) -> UpsampleSumHead | DeformableHead | None:
     if config is None:
         return None
     merged = config.things == "merged"
     if merged and labels.num_stuff == 0:
         return None
     num_classes = labels.num_stuff + min(labels.num_things, 1) if merged else len(labels)
-    return UpsampleSumHead(channels, config.channels, num_classes, norm=config.norm)
+    match config.kind:
+        case "upsample_sum":
+            return UpsampleSumHead(channels, config.channels, num_classes, STRIDES, config.norm)
+        case "deformable":
+            return DeformableHead(channels, config.channels, num_classes, config.num_layers, STRIDES, config.norm)
+        case _:
+            assert_never(config.kind)
 
 
 def _build_fusion(config: FusionConfig | None, region: RegionConfig | None, labels: LabelSet) -> Fusion | None:
     if config is None or region is None or region.mask_head is None:
         return None
-    return partial(
-        merge_by_score,
-        num_stuff=labels.num_stuff,
-        score_threshold=config.score_threshold,
-        overlap_threshold=config.overlap_threshold,
-        stuff_area=config.stuff_area,
-        mask_paste=region.mask_head.mask_paste,
-    )
+    match config.kind:
+        case "merge_by_score":
+            return partial(
+                merge_by_score,
+                num_stuff=labels.num_stuff,
+                score_threshold=config.score_threshold,
+                overlap_threshold=config.overlap_threshold,
+                stuff_area=config.stuff_area,
+                mask_paste=region.mask_head.mask_paste,
+            )
+        case "panoptic_logits":
+            return partial(
+                segment_by_logits,
+                num_stuff=labels.num_stuff,
+                score_threshold=config.score_threshold,
+                overlap_threshold=config.overlap_threshold,
+                stuff_area=config.stuff_area,
+                unknown=config.kept_fraction < 1,
+                stuff_majority=config.stuff_majority,
+            )
+        case _:
+            assert_never(config.kind)

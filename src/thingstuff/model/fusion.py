@@ -1,21 +1,27 @@
-"""Two branches become one panoptic map."""
+"""Two branches become one panoptic map: by score (Panoptic FPN), or by logits (UPSNet)."""
 
-from collections.abc import Callable
-from typing import Protocol, assert_never, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Float32, UInt8
+from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
 from thingstuff.model import boxes as box_ops
-from thingstuff.structures import MaskPaste, Outputs, PanopticMaps, Size
+from thingstuff.model.interpolation import nearest
+from thingstuff.model.panoptic_head import (
+    Ranked,
+    label_pixels,
+    label_pixels_in_graph,
+    mask_evidence,
+    semantic_evidence,
+    tabulate,
+)
+from thingstuff.model.pasting import Paste, find_paste
+from thingstuff.structures import MaskPaste, Outputs, PanopticMaps, Size, StuffMajority
 
 _CHANNELS_AT_ONCE = 8
 """Semantic channels brought to full size together; bounds the memory of the argmax."""
-
-Paste = Callable[[Float32[Tensor, "M M"], Float32[Tensor, " 4"], Size], tuple[Bool[Tensor, "h w"], tuple[int, int]]]
-"""Brings one mask to the picture: its window there, and the window's top left corner ``(y, x)``."""
 
 
 @runtime_checkable
@@ -96,7 +102,7 @@ def _place_things(
     paste: Paste,
 ) -> tuple[list[int], list[float]]:
     """Write the instances of one picture into its id map; labels and scores of those that found a place."""
-    instances = outputs.instances
+    instances = outputs.instances if outputs.candidates is None else outputs.candidates
     if instances is None or instances.mask_logits is None:
         return [], []
     boxes = box_ops.rescale(instances.boxes[row], size, output_size)
@@ -116,68 +122,6 @@ def _place_things(
         placed_scores.append(float(instances.scores[row, index]))
         window[free] = len(placed_labels)
     return placed_labels, placed_scores
-
-
-def find_paste(kind: MaskPaste) -> Paste:
-    """The function that brings one mask to the picture."""
-    match kind:
-        case "pixel_centers":
-            return paste_in_box
-        case "whole_pixels":
-            return paste_in_whole_pixels
-        case _:
-            assert_never(kind)
-
-
-def paste_in_box(
-    probabilities: Float32[Tensor, "M M"], box: Float32[Tensor, " 4"], size: Size
-) -> tuple[Bool[Tensor, "h w"], tuple[int, int]]:
-    """Bring one mask to the picture: sampled bilinearly at pixel centres, true from one half.
-
-    Args:
-        probabilities: The mask inside its box.
-        box: In pixels of the picture.
-        size: Size of the picture.
-
-    Returns:
-        The window of the mask that the box can reach, and its top left corner ``(y, x)``.
-
-    Source: Detectron2's paste rule (its CPU path).
-    """
-    x1, y1, x2, y2 = box.tolist()
-    left, top = max(int(x1 // 1) - 1, 0), max(int(y1 // 1) - 1, 0)
-    right, bottom = min(int(-(-x2 // 1)) + 1, size[1]), min(int(-(-y2 // 1)) + 1, size[0])
-    x = (torch.arange(left, right, dtype=torch.float32, device=box.device) + 0.5 - box[0]) / (box[2] - box[0]) * 2 - 1
-    y = (torch.arange(top, bottom, dtype=torch.float32, device=box.device) + 0.5 - box[1]) / (box[3] - box[1]) * 2 - 1
-    grid = torch.stack([x.expand(len(y), -1), y[:, None].expand(-1, len(x))], dim=-1)
-    values = F.grid_sample(probabilities[None, None], grid[None], mode="bilinear", align_corners=False)
-    return values[0, 0] >= 0.5, (top, left)
-
-
-def paste_in_whole_pixels(
-    probabilities: Float32[Tensor, "M M"], box: Float32[Tensor, " 4"], size: Size
-) -> tuple[Bool[Tensor, "h w"], tuple[int, int]]:
-    """Bring one mask to the picture: with a border of zeros, resized to its box in whole pixels, true from one half.
-
-    Args:
-        probabilities: The mask inside its box.
-        box: In pixels of the picture.
-        size: Size of the picture.
-
-    Returns:
-        The window of the mask, and its top left corner ``(y, x)``.
-
-    Source: torchvision's Mask R-CNN, which has it from Detectron; there a box includes its last pixel.
-    """
-    padded = F.pad(probabilities, (1, 1, 1, 1))
-    center, half = (box[:2] + box[2:]) * 0.5, (box[2:] - box[:2]) * 0.5
-    half = half * (padded.shape[0] / probabilities.shape[0])
-    x1, y1 = (center - half).long().tolist()
-    x2, y2 = (center + half).long().tolist()
-    full = F.interpolate(padded[None, None], size=(y2 - y1 + 1, x2 - x1 + 1), mode="bilinear", align_corners=False)
-    top, left = max(y1, 0), max(x1, 0)
-    window = full[0, 0, top - y1 : max(size[0] - y1, 0), left - x1 : max(size[1] - x1, 0)]
-    return window >= 0.5, (top, left)
 
 
 def semantic_labels(logits: Float[Tensor, "classes h w"], size: Size, output_size: Size) -> UInt8[Tensor, "H W"]:
@@ -203,3 +147,118 @@ def semantic_labels(logits: Float[Tensor, "classes h w"], size: Size, output_siz
         best = torch.where(better, values, best)
         labels = torch.where(better, (channel + first * _CHANNELS_AT_ONCE).to(torch.uint8), labels)
     return labels
+
+
+def panoptic_logits(
+    semantic_logits: Float[Tensor, "classes H W"],
+    boxes: Float[Tensor, "n 4"],
+    labels: Int64[Tensor, " n"],
+    mask_logits: Float[Tensor, "n M M"],
+    *,
+    num_stuff: int,
+    unknown: bool = True,
+) -> Float[Tensor, "channels H W"]:
+    """UPSNet's panoptic head: one channel for each stuff class, for each instance, and for things that no one found.
+
+    An instance has the semantic logits of its class and its mask logits inside its box, and 0 outside. The unknown
+    class is as strong as the strongest thing class, less the highest semantic evidence of all instances (0 without
+    any instance); where there is no thing class, it is impossible (-inf). It has no parameters, and gradients reach
+    both kinds of logits.
+
+    Args:
+        semantic_logits: Stuff in class order, then one channel for each thing class.
+        boxes: ``xyxy``, inclusive (the last two are the last pixel), in pixels of the map. They may leave it.
+        labels: Thing index of each instance.
+        mask_logits: The mask inside the box, of the instance's class.
+        num_stuff: Stuff classes.
+        unknown: Whether there is an unknown class; it is the last channel.
+
+    Source: Xiong et al., UPSNet, CVPR 2019, section 3.1.
+    """
+    things = semantic_logits[num_stuff:]
+    size = semantic_logits.shape[1], semantic_logits.shape[2]
+    seen = semantic_evidence(things.index_select(0, labels), boxes)
+    channels = [semantic_logits[:num_stuff], seen + mask_evidence(mask_logits, boxes, size)]
+    if unknown:
+        strongest = things.amax(dim=0) if things.shape[0] else things.new_full(size, -torch.inf)
+        channels.append((strongest - seen.amax(dim=0) if labels.shape[0] else strongest)[None])
+    return torch.cat(channels)
+
+
+def segment_by_logits(
+    outputs: Outputs,
+    row: int,
+    size: Size,
+    output_size: Size,
+    *,
+    num_stuff: int,
+    score_threshold: float = 0.6,
+    overlap_threshold: float = 0.3,
+    stuff_area: int = 4096,
+    unknown: bool = True,
+    stuff_majority: StuffMajority = "half",
+) -> PanopticMaps:
+    """UPSNet's inference: every pixel goes to the strongest of ``panoptic_logits`` at the size of the padded picture.
+
+    Masks are pruned first: best first, each stays out if better ones of its class hide too much of it. Pixels of the
+    unknown class become void. The map, not the logits, is resized to the output, where an instance in which the
+    semantic branch mostly sees one stuff class becomes that stuff.
+
+    Compiled or exported, it takes steps of fixed sizes, and the table keeps a row for each instance and stuff class;
+    the map and the valid rows, which come first, are the same.
+
+    Args:
+        outputs: What the network says of the batch; the semantic branch tells thing classes apart.
+        row: Which picture of the batch.
+        size: Size of that picture before padding.
+        output_size: Size of the wanted map.
+        num_stuff: Stuff classes, which are the first semantic channels.
+        score_threshold: Instances that do not exceed it stay out.
+        overlap_threshold: An instance stays out if better ones of its class hide more than this share of it.
+        stuff_area: Stuff of fewer pixels (of the output) stays out.
+        unknown: Whether there is an unknown class.
+        stuff_majority: Share of an instance that must look like one stuff class for it to become that.
+
+    Source: Xiong et al., UPSNet, CVPR 2019, section 3.2. Without any instance there is no channel for one.
+    """
+    assert outputs.semantic is not None
+    logits = outputs.semantic.logits[row].float()
+    num_classes = logits.shape[0]
+    ranked = _rank(outputs, row, num_classes - num_stuff, score_threshold)
+    in_graph = torch.compiler.is_compiling()
+    if in_graph:
+        pixels = label_pixels_in_graph(logits, ranked, num_stuff, overlap_threshold, unknown)
+    else:
+        count = int(ranked.usable.sum())
+        ranked = Ranked(*(column[:count] for column in ranked))
+        pixels = label_pixels(logits, ranked, num_stuff, overlap_threshold, unknown)
+    maps = tabulate(
+        nearest(pixels.winners[: size[0], : size[1]], output_size),
+        nearest(pixels.semantic[: size[0], : size[1]], output_size),
+        ranked.labels.index_select(0, pixels.rows),
+        ranked.scores.index_select(0, pixels.rows),
+        num_stuff=num_stuff,
+        num_classes=num_classes,
+        stuff_area=stuff_area,
+        stuff_majority=stuff_majority,
+    )
+    if in_graph:
+        return maps
+    count = int(maps.valid.sum())
+    return PanopticMaps(maps.ids, *(column[:count] for column in (maps.labels, maps.scores, maps.areas, maps.valid)))
+
+
+def _rank(outputs: Outputs, row: int, num_things: int, score_threshold: float) -> Ranked:
+    """The instances of one picture that may enter the map, best first; those that may not come last."""
+    found = outputs.instances if outputs.candidates is None else outputs.candidates
+    if found is None or found.mask_logits is None or num_things == 0:
+        assert outputs.semantic is not None
+        nothing = outputs.semantic.logits.new_zeros(0, dtype=torch.float32)
+        return Ranked(nothing.view(0, 4), nothing.long(), nothing, nothing.view(0, 1, 1), nothing.bool())
+    scores = found.scores[row]
+    usable = found.valid[row] & (scores > score_threshold)
+    order = scores.masked_fill(~usable, -1).argsort(descending=True, stable=True)
+    # Our boxes end where their last pixel ends, those of the panoptic head name that pixel.
+    boxes = found.boxes[row] - found.boxes.new_tensor((0, 0, 1, 1))
+    columns = boxes, found.labels[row], scores, found.mask_logits[row], usable
+    return Ranked(*(column.index_select(0, order) for column in columns))

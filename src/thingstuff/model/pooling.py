@@ -13,7 +13,7 @@ from torchvision.ops import roi_align
 
 from thingstuff.model import boxes as box_ops
 from thingstuff.model.roi_align import roi_align_pyramid
-from thingstuff.structures import Pyramid
+from thingstuff.structures import LevelFusion, Pyramid
 
 CANONICAL_LEVEL = 4
 CANONICAL_SIZE = 224
@@ -82,6 +82,82 @@ class AssignedLevelPool(nn.Module):
             pooled = part if pooled is None else pooled + part
         assert pooled is not None
         return pooled
+
+
+class AdaptivePool(nn.Module):
+    """RoIAlign on every level for every region, an entry layer of its own for each level, and all levels become one.
+
+    Without gradient no more than one level's pooled regions exist at a time. Learning keeps those of all levels: the
+    weights of the entries need them.
+
+    Args:
+        size: Height and width of the pooled features.
+        entries: First layer of the head, once for each level, in the order of ``strides``.
+        strides: Levels to pool from.
+        fuse: How the levels become one, element by element.
+        sampling_ratio: As in ``AssignedLevelPool``.
+        aligned: As in ``AssignedLevelPool``. Without it, a region is at least one pixel of each level wide and high.
+        inclusive_boxes: As in ``AssignedLevelPool``.
+
+    Source: Liu et al., Path Aggregation Network for Instance Segmentation, CVPR 2018, section 3.2.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        entries: Sequence[nn.Module],
+        strides: Sequence[int] = (4, 8, 16, 32),
+        *,
+        fuse: LevelFusion = "max",
+        sampling_ratio: int = 0,
+        aligned: bool = True,
+        inclusive_boxes: bool = False,
+    ) -> None:
+        super().__init__()
+        self.size = size
+        self.entries = nn.ModuleList(entries)
+        self.strides = tuple(strides)
+        self.fuse: LevelFusion = fuse
+        self.sampling_ratio = sampling_ratio
+        self.aligned = aligned
+        self.inclusive_boxes = inclusive_boxes
+
+    def forward(self, pyramid: Pyramid, boxes: Sequence[Float32[Tensor, "_ 4"]]) -> Float[Tensor, "R ..."]:
+        """Pool, enter and join.
+
+        Args:
+            pyramid: Features of the batch.
+            boxes: Regions of each picture in the padded frame; R in all.
+        """
+        regions = with_batch_index(boxes)
+        if self.inclusive_boxes:
+            regions = regions - regions.new_tensor((0, 0, 0, 1, 1))
+        joined = None
+        for stride, entry in zip(self.strides, self.entries, strict=True):
+            joined = self._join(joined, entry(self.pool(pyramid.features[stride], regions, stride)))
+        assert joined is not None
+        return joined
+
+    def pool(
+        self, features: Float[Tensor, "B C _ _"], regions: Float32[Tensor, "R 5"], stride: int
+    ) -> Float32[Tensor, "R C size size"]:
+        """Pool all regions from one level.
+
+        Args:
+            features: The level.
+            regions: Number of the picture, then ``xyxy`` in the padded frame.
+            stride: Of the level.
+        """
+        features = features.float()  # bfloat16 cannot say where a box is
+        if features.requires_grad and features.device.type == "cpu":
+            level = torch.zeros_like(regions[:, 0], dtype=torch.int64)
+            return roi_align_pyramid([features], regions, level, self.size, [stride], self.sampling_ratio, self.aligned)
+        return roi_align(features, regions, self.size, 1 / stride, self.sampling_ratio, self.aligned)
+
+    def _join(self, joined: Tensor | None, entered: Tensor) -> Tensor:
+        if joined is None:
+            return entered
+        return torch.maximum(joined, entered) if self.fuse == "max" else joined + entered
 
 
 def with_batch_index(boxes: Sequence[Float32[Tensor, "_ 4"]]) -> Float32[Tensor, "R 5"]:

@@ -25,7 +25,7 @@ from thingstuff.structures import Batch
 from thingstuff.training import sources, state
 from thingstuff.training.diary import Diary
 from thingstuff.training.objective import Losses, Objective
-from thingstuff.training.optim import learning_rate_factor, make_average, make_optimizer, set_learning_rate
+from thingstuff.training.optim import follow_schedule, make_average, make_optimizer
 from thingstuff.training.run import Plan, Run, make_plan
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def train(recipe: Recipe, run: Run) -> Path:
             # Read before anything changes: a damaged picture must not leave half a step behind.
             pictures = [next(batches) for _ in range(run.accumulate)]
             with diary.whole():
-                set_learning_rate(trainee.optimizer, learning_rate_factor(progress.step, recipe.schedule, plan.scale))
+                follow_schedule(trainee.optimizer, progress.step, recipe.schedule, plan.scale, recipe.optim.momentum_of)
                 # Random numbers inside the network depend on the step alone, so that a resumed run draws the same.
                 torch.manual_seed(((run.seed * 1_000_003 + progress.step) * 1009 + accelerator.process_index) % 2**63)
                 wrapped.train()
@@ -113,7 +113,7 @@ def _make_trainee(
     torch.manual_seed(run.seed)
     network = build_network(recipe, source.labels)
     if run.init is not None:
-        state.initialize(network, run.init)
+        state.initialize(network, run.init, recipe, source.labels)
     network.to(accelerator.device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     optimizer = make_optimizer(network, recipe.optim, plan.learning_rate)
     average = make_average(network, recipe.optim.ema_decay) if recipe.optim.ema_decay else None

@@ -4,9 +4,23 @@ Sums and normalisers are kept apart so that the normalisers can be taken over al
 give the loss that one process would give for all their pictures.
 """
 
+from typing import NamedTuple
+
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor
+
+
+class Term(NamedTuple):
+    """One term of the loss before it is averaged.
+
+    Attributes:
+        total: Sum over all that counts, in this process.
+        normalizer: What the sum is divided by; 0 where there is nothing to count.
+    """
+
+    total: Float32[Tensor, ""]
+    normalizer: Float32[Tensor, ""]
 
 
 def objectness_loss(logits: Float[Tensor, " n"], positive: Bool[Tensor, " n"]) -> Float32[Tensor, ""]:
@@ -53,3 +67,25 @@ def semantic_loss(
     Normaliser: the number of labelled pixels. Source: Kirillov et al., Panoptic Feature Pyramid Networks, section 3.
     """
     return F.cross_entropy(logits.float(), labels, ignore_index=void, reduction="sum")
+
+
+def roi_semantic_loss(
+    logits: Float[Tensor, "R classes M M"], labels: Int64[Tensor, "R M M"], void: int
+) -> Float32[Tensor, ""]:
+    """Cross-entropy of the pixels inside the boxes of objects: each object counts alike, however small it is.
+
+    Normaliser: the number of objects times M x M, void included. Source: Xiong et al., UPSNet, CVPR 2019;
+    its published implementation for the normaliser.
+    """
+    return semantic_loss(logits, labels, void)
+
+
+def panoptic_loss(
+    logits: Float[Tensor, "channels h w"], labels: Int64[Tensor, "h w"], void: int
+) -> Float32[Tensor, ""]:
+    """Cross-entropy over stuff classes, instances and the unknown of one picture, which has its own channels.
+
+    Normaliser: all pixels of the padded maps, void and padding included. Source: Xiong et al., UPSNet, CVPR 2019; its
+    published implementation for the normaliser.
+    """
+    return semantic_loss(logits[None], labels[None], void)

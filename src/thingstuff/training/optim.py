@@ -1,6 +1,7 @@
 """Optimiser, learning-rate schedule and averaged weights."""
 
 import math
+from typing import Literal
 
 import torch
 from torch import nn
@@ -66,10 +67,7 @@ def learning_rate_factor(step: int, schedule: ScheduleConfig, scale: float = 1.0
     Source: Goyal et al., Accurate, Large Minibatch SGD (linear warm-up); Detectron2's multi-step; Loshchilov and
     Hutter, SGDR (cosine).
     """
-    warmup = schedule.warmup_steps * scale
-    rise = 1.0
-    if step < warmup:
-        rise = schedule.warmup_factor + (1 - schedule.warmup_factor) * step / warmup
+    rise = _rise(step, schedule, scale)
     if schedule.decay == "steps":
         return rise * schedule.gamma ** sum(step >= milestone * scale for milestone in schedule.milestones)
     progress = min(step / max(schedule.steps * scale, 1), 1.0)
@@ -77,10 +75,72 @@ def learning_rate_factor(step: int, schedule: ScheduleConfig, scale: float = 1.0
     return rise * (schedule.final_factor + (1 - schedule.final_factor) * fall)
 
 
+def _rise(step: int, schedule: ScheduleConfig, scale: float) -> float:
+    """The part of the factor that warm-up makes."""
+    warmup = schedule.warmup_steps * scale
+    if step >= warmup:
+        return 1.0
+    return schedule.warmup_factor + (1 - schedule.warmup_factor) * step / warmup
+
+
+def momentum_factor(step: int, schedule: ScheduleConfig, scale: float = 1.0) -> float:
+    """What a momentum of gradients is multiplied with before a step to act as a momentum of steps.
+
+    Caffe adds up steps, each with the rate of its time: ``v = 0.9 v + rate * gradient``. PyTorch adds up gradients and
+    multiplies their sum ``v / rate`` with the rate of today, so that the sum must change with ``old rate / new rate``.
+    At a milestone Caffe divides ``v`` as it does the rate, and both cancel. A cosine has no milestones: its rates are
+    followed like those of warm-up.
+
+    Args:
+        step: Steps already taken.
+        schedule: Of the recipe, in steps of the recipe's batch.
+        scale: Steps really taken for one step of the recipe.
+
+    Source: Caffe's and Caffe2's solvers; UPSNet's published implementation.
+    """
+    if step == 0:
+        return 1.0
+    rate = _rise if schedule.decay == "steps" else learning_rate_factor
+    before, now = rate(step - 1, schedule, scale), rate(step, schedule, scale)
+    return before / now if now > 0 else 1.0
+
+
+def follow_schedule(
+    optimizer: torch.optim.Optimizer,
+    step: int,
+    schedule: ScheduleConfig,
+    scale: float = 1.0,
+    momentum_of: Literal["gradients", "steps"] = "gradients",
+) -> None:
+    """Prepare the optimiser for a step: its learning rates and, where they depend on it, the sums of past steps.
+
+    Nothing is remembered from one call to the next, so that a resumed run does the same as one that was never stopped.
+
+    Args:
+        optimizer: From ``make_optimizer``, as the last step left it.
+        step: Steps already taken.
+        schedule: Of the recipe, in steps of the recipe's batch.
+        scale: Steps really taken for one step of the recipe.
+        momentum_of: What momentum carries on; ``steps`` for SGD alone.
+    """
+    set_learning_rate(optimizer, learning_rate_factor(step, schedule, scale))
+    if momentum_of == "steps":
+        scale_momentum(optimizer, momentum_factor(step, schedule, scale))
+
+
 def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
     """Set every group's learning rate to its base value times ``factor``."""
     for group in optimizer.param_groups:
         group["lr"] = group["base_lr"] * factor
+
+
+@torch.no_grad()
+def scale_momentum(optimizer: torch.optim.Optimizer, factor: float) -> None:
+    """Multiply SGD's sums of past gradients, where there are any, with ``factor``."""
+    if factor != 1:
+        for state in optimizer.state.values():
+            if state.get("momentum_buffer") is not None:
+                state["momentum_buffer"].mul_(factor)
 
 
 def make_average(network: nn.Module, decay: float) -> AveragedModel:

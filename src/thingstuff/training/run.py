@@ -16,7 +16,7 @@ class Run:
             `state/` for resuming.
         data: Root of the data set; scenes need none.
         resume: Go on where the run in `out` stopped.
-        init: Checkpoint to take weights from, where names and shapes agree.
+        init: Checkpoint to take weights from: of classes by their names, all else where names and shapes agree.
         batch_size: Pictures in a step over all processes; None: the recipe's. Learning rate and steps follow.
         accumulate: Split every step into so many parts, one after the other, to save memory.
         seed: Of everything random.

@@ -13,8 +13,10 @@ from torch.optim.swa_utils import AveragedModel
 from thingstuff.checkpoint import load_checkpoint, write_synced
 from thingstuff.data.loader import PictureSource
 from thingstuff.errors import InputError
+from thingstuff.labels import LabelSet
 from thingstuff.progress import console
 from thingstuff.recipe import Recipe
+from thingstuff.training.transfer import transfer
 
 STATE_FILE = Path("state") / "training.pt"
 
@@ -101,22 +103,29 @@ def load_state(folder: Path, trainee: Trainee, settings: dict[str, Any]) -> None
         setattr(trainee.progress, name, value)
 
 
-def initialize(network: nn.Module, path: Path) -> None:
-    """Take every tensor of a checkpoint that has the same name and shape in the network.
+def initialize(network: nn.Module, path: Path, recipe: Recipe, labels: LabelSet) -> None:
+    """Take every tensor of a checkpoint that has the same name and shape in the network, and outputs class by class.
+
+    Args:
+        network: Of the recipe, with these classes.
+        path: The checkpoint.
+        recipe: Its ``init_names`` says what the checkpoint calls a class.
+        labels: The network's classes.
 
     Raises:
-        InputError: None has.
+        InputError: No tensor has, or ``init_names`` names a class that the checkpoint does not know.
     """
-    weights = load_checkpoint(path).weights
     own = network.state_dict()
-    fitting = {name: tensor for name, tensor in weights.items() if name in own and own[name].shape == tensor.shape}
-    if not fitting:
+    found = transfer(load_checkpoint(path), own, recipe, labels, str(path))
+    if not found.weights:
         raise InputError(
             f"{path}: no tensor has a name and shape of this network; choose a checkpoint of a like recipe"
         )
-    network.load_state_dict(own | fitting)
-    new = sorted({name.rsplit(".", 1)[0] for name in own.keys() - fitting.keys()})
-    console.print(f"{path}: {len(fitting)} of {len(own)} tensors taken", soft_wrap=True)
+    network.load_state_dict(own | dict(found.weights))
+    new = sorted({name.rsplit(".", 1)[0] for name in own.keys() - found.weights.keys()})
+    console.print(f"{path}: {len(found.weights)} of {len(own)} tensors taken", soft_wrap=True)
+    for line in found.lines:
+        console.print(line, soft_wrap=True, markup=False, highlight=False)
     if new:
         console.print(f"learned from nothing: {', '.join(new)}", soft_wrap=True)
 

@@ -1,0 +1,165 @@
+"""What each part adds: trains the same small network with and without it, several seeds each, and prints a table.
+
+    python benchmarks/ablation.py upsnet --out runs/ablation
+    python benchmarks/ablation.py panet --out runs/ablation
+
+Scenes, the same number of steps, the same seeds and so the same pictures in the same order. As the papers begin with a
+backbone that knows ImageNet, all networks here begin with the backbone of the bundled `tiny-scenes`, and learn all
+else from nothing. Every run is kept: called again with the same folder, the script goes on where it stopped. UPSNet's
+networks are judged twice, with their panoptic head and with Panoptic FPN's heuristic on the same weights.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from thingstuff.checkpoint import load_checkpoint, save_checkpoint
+from thingstuff.data.scenes import SceneSource
+from thingstuff.evaluate import Evaluation, evaluate_pictures
+from thingstuff.predict import Model
+from thingstuff.recipe import Recipe, derive
+from thingstuff.recipe_model import BottomUpConfig, FusionConfig
+from thingstuff.recipes import tiny_scenes, tiny_scenes_upsnet
+from thingstuff.training.loop import train
+from thingstuff.training.run import Run
+
+Numbers = dict[str, float]
+"""What one run gave, by name."""
+
+
+def upsnet_variants() -> dict[str, Recipe]:
+    """Panoptic FPN, UPSNet, and UPSNet without each of its parts."""
+    upsnet = tiny_scenes_upsnet()
+    return {
+        "Panoptic FPN, heuristic merge": tiny_scenes(),
+        "UPSNet": upsnet,
+        "UPSNet without RoI loss": derive(upsnet, loss__roi_semantic_weight=0.0),
+        "UPSNet without unknown class": derive(upsnet, model__fusion__kept_fraction=1.0),
+        "UPSNet without panoptic loss": derive(upsnet, loss__panoptic_weight=0.0),
+    }
+
+
+def panet_variants() -> dict[str, Recipe]:
+    """The rows of PANet's table: each adds one part to the row above."""
+    baseline = derive(
+        tiny_scenes(),
+        model__semantic=None,
+        model__fusion=None,
+        model__backbone__norm="frozen_batch",
+        model__neck__norm="none",
+        model__region__mask_head__norm="none",
+        model__region__box_head__channels=64,
+    )
+    scales = derive(baseline, augmentation__scale_jitter=(0.8, 1.25), augmentation__crop=(128, 192))
+    norms = derive(
+        scales, model__backbone__norm="batch", model__neck__norm="batch", model__region__mask_head__norm="batch"
+    )
+    bottom_up = derive(norms, model__neck__bottom_up=BottomUpConfig(norm="batch"))
+    adaptive = derive(bottom_up, model__region__pool="adaptive")
+    fused = derive(adaptive, model__region__mask_head__kind="fused")
+    return {
+        "Mask R-CNN": baseline,
+        "+ several scales": scales,
+        "+ batch norm": norms,
+        "+ bottom-up path": bottom_up,
+        "+ adaptive pooling": adaptive,
+        "+ fully connected fusion": fused,
+        "+ heavier box head": derive(
+            fused, model__region__box_head__kind="heavy", model__region__box_head__norm="group"
+        ),
+    }
+
+
+VARIANTS: Mapping[str, Callable[[], dict[str, Recipe]]] = {"upsnet": upsnet_variants, "panet": panet_variants}
+
+
+def main() -> None:
+    """Train what is missing, then print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("system", choices=list(VARIANTS))
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--seeds", type=int, default=3)
+    options = parser.parse_args()
+    variants = VARIANTS[options.system]()
+    results: dict[str, list[Numbers]] = {name: [] for name in variants}
+    backbone = save_backbone(options.out / "backbone.safetensors")
+    # Seed by seed, so that a table of fewer seeds stands early.
+    for seed in range(options.seeds):
+        for number, (name, recipe) in enumerate(variants.items()):
+            folder = options.out / options.system / f"{number}_seed{seed}"
+            results[name].append(run(recipe, folder, options.steps, seed, backbone))
+    print_table(results)
+
+
+def save_backbone(file: Path) -> Path:
+    """Write the bundled network's backbone as a checkpoint of its own."""
+    bundled = load_checkpoint("tiny-scenes")
+    weights = {name: tensor for name, tensor in bundled.weights.items() if name.startswith("backbone.")}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    save_checkpoint(file, replace(bundled, weights=weights))
+    return file
+
+
+def run(recipe: Recipe, folder: Path, steps: int, seed: int, backbone: Path) -> Numbers:
+    """Train one network and judge it; what is already there is read."""
+    file = folder / "ablation.json"
+    if not file.exists():
+        recipe = derive(recipe, schedule__steps=steps, schedule__evaluate_every=steps)
+        processor = time.process_time()
+        train(recipe, Run(folder, init=backbone, seed=seed, resume=folder.exists()))
+        processor = time.process_time() - processor
+        file.write_text(json.dumps(judge(folder / "last.safetensors") | {"CPU s": processor}), encoding="utf-8")
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def judge(file: Path) -> Numbers:
+    """The numbers of one network, in hundredths."""
+    checkpoint = load_checkpoint(file)
+    numbers = _numbers(_evaluate(Model(checkpoint)))
+    fusion = checkpoint.recipe.model.fusion
+    if fusion is not None and fusion.kind == "panoptic_logits":
+        merge = derive(checkpoint.recipe, model__fusion=FusionConfig(stuff_area=fusion.stuff_area))
+        heuristic = _evaluate(Model(replace(checkpoint, recipe=merge)))
+        numbers["PQ by heuristic"] = _numbers(heuristic)["PQ"]
+    return numbers
+
+
+def _evaluate(model: Model) -> Evaluation:
+    source = model.recipe.source
+    assert source.kind == "scenes"
+    scenes = SceneSource(source.val_seed, source.val_count, source.size)
+    return evaluate_pictures(model, scenes, range(len(scenes)), with_ap=True).evaluation()
+
+
+def _numbers(found: Evaluation) -> Numbers:
+    values: dict[str, float | None] = {}
+    if (panoptic := found.panoptic) is not None:
+        assert panoptic.things is not None
+        assert panoptic.stuff is not None
+        values |= {"PQ": panoptic.pq, "PQ things": panoptic.things.pq, "PQ stuff": panoptic.stuff.pq}
+    values |= {"box AP": found.box and found.box.ap, "mask AP": found.mask and found.mask.ap}
+    return {name: 100 * value for name, value in values.items() if value is not None}
+
+
+def print_table(results: Mapping[str, list[Numbers]]) -> None:
+    """Print mean and standard deviation over the seeds, as Markdown."""
+    columns = list(dict.fromkeys(name for runs in results.values() for numbers in runs for name in numbers))
+    print(f"| network | {' | '.join(columns)} |")
+    print(f"|---|{'---|' * len(columns)}")
+    for name, runs in results.items():
+        cells = []
+        for column in columns:
+            values = [numbers[column] for numbers in runs if column in numbers]
+            spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 and column != "CPU s" else ""
+            digits = 0 if column == "CPU s" else 1
+            cells.append(f"{statistics.mean(values):.{digits}f}{spread}" if values else "")
+        print(f"| {name} | {' | '.join(cells)} |")
+
+
+if __name__ == "__main__":
+    main()

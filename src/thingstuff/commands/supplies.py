@@ -1,0 +1,72 @@
+"""Verbs for what work begins with: weights of other projects, and recipes."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from tyro.conf import Positional
+
+from thingstuff.cli import SUCCESS
+from thingstuff.commands.terminal import parse, say, say_json
+from thingstuff.errors import InputError
+from thingstuff.recipes import RECIPES, find_recipe
+
+# --- convert ---
+
+
+@dataclass(frozen=True)
+class ConvertOptions:
+    """Options of `convert`."""
+
+    kind: Positional[Literal["detectron2", "torchvision", "mmdet", "upsnet", "panet"]]
+    """Whose weights they are."""
+    source: Positional[Path]
+    """The weight file; it is read without running any code that may stand in it."""
+    out: Positional[Path]
+    """The checkpoint to write, ending in .safetensors."""
+    labels: Path | None = None
+    """A COCO panoptic .json, or a .toml with [[category]] tables, that lists the classes. None: COCO's or
+    Cityscapes', by the number of outputs."""
+
+
+def convert(words: list[str]) -> int:
+    """Convert the weights of another project."""
+    options = parse(ConvertOptions, "convert", "Convert the weights of another project to a checkpoint.", words)
+    from thingstuff.convert import convert as convert_weights
+
+    checkpoint = convert_weights(options.kind, options.source, options.out, options.labels)
+    say(f"{options.out}: {len(checkpoint.weights)} tensors, {len(checkpoint.labels)} classes, {checkpoint.recipe.name}")
+    if checkpoint.credit:
+        say(checkpoint.credit)
+    return SUCCESS
+
+
+# --- recipes ---
+
+
+@dataclass(frozen=True)
+class RecipesOptions:
+    """Options of `recipes`."""
+
+    action: Positional[tuple[str, ...]] = ()
+    """Nothing lists all recipes; `show NAME` prints one."""
+    json: bool = False
+    """Print as JSON."""
+
+
+def recipes(words: list[str]) -> int:
+    """List the recipes, or show one."""
+    options = parse(RecipesOptions, "recipes", "List the recipes, or show one with `show NAME`.", words)
+    match options.action:
+        case ():
+            summaries = {name: (function.__doc__ or "").split("\n")[0] for name, function in RECIPES.items()}
+            if options.json:
+                say_json(summaries)
+            else:
+                width = max(map(len, summaries))
+                say("\n".join(f"{name:{width}s}  {summary}" for name, summary in summaries.items()))
+        case ("show", name):
+            say(find_recipe(name).model_dump_json(indent=2))
+        case _:
+            raise InputError(f"recipes {' '.join(options.action)}: write `recipes` or `recipes show NAME`")
+    return SUCCESS

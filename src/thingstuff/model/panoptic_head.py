@@ -1,0 +1,339 @@
+"""What is beneath UPSNet's panoptic head: evidence for each instance, the winner of each pixel, and the table.
+
+The channels are the stuff classes, the instances in order of score, and the unknown class. ``label_pixels`` finds the
+argmax over them without ever holding more than a few planes, and works only inside of boxes; ``label_pixels_in_graph``
+takes the same steps on whole planes, a few instances at a time, for exported graphs. Both give the same map.
+"""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Float32, Int32, Int64
+from torch import Tensor
+
+from thingstuff.model.interpolation import STRIDE, resize_masks, surround, upsample_all, upsample_window
+from thingstuff.model.strongest import pad_to_tiles, strongest, strongest_in_graph, touched_tiles
+from thingstuff.structures import PanopticMaps, Size, StuffMajority
+
+_INSTANCES_AT_ONCE = 4
+"""Instances whose whole planes the graph form holds together."""
+
+
+class Ranked(NamedTuple):
+    """Instances that may enter the map, best first, in the padded frame.
+
+    Attributes:
+        boxes: ``xyxy``, inclusive: the last two are the last pixel, not where it ends.
+        labels: Thing index.
+        scores: Probability.
+        mask_logits: The mask inside the box.
+        usable: False in rows that stay out.
+    """
+
+    boxes: Float32[Tensor, "D 4"]
+    labels: Int64[Tensor, " D"]
+    scores: Float32[Tensor, " D"]
+    mask_logits: Float32[Tensor, "D M M"]
+    usable: Bool[Tensor, " D"]
+
+
+class LabelledPixels(NamedTuple):
+    """Which channel wins each pixel, in the padded frame.
+
+    Attributes:
+        winners: Stuff class, then ``num_stuff`` plus position in ``rows``, then unknown.
+        semantic: Class index that the semantic branch alone sees.
+        rows: Rows of the instances that have a channel.
+    """
+
+    winners: Int32[Tensor, "H W"]
+    semantic: Int32[Tensor, "H W"]
+    rows: Int64[Tensor, " n"]
+
+
+class _Pixels(NamedTuple):
+    """What is strongest among the channels of one kind; the first of several. Numbers are whole."""
+
+    values: Float32[Tensor, "H W"]
+    numbers: Float32[Tensor, "H W"]
+
+
+def semantic_corners(boxes: Float[Tensor, "n 4"]) -> Int64[Tensor, "n 4"]:
+    """First and last pixel where an instance has semantic evidence: cut off, and rounded half to even."""
+    return torch.cat([boxes[:, :2].long(), boxes[:, 2:].round().long()], dim=1)
+
+
+def mask_corners(boxes: Float[Tensor, "n 4"]) -> Int64[Tensor, "n 4"]:
+    """First and last pixel of an instance's mask: both cut off."""
+    return boxes.long()
+
+
+def semantic_evidence(planes: Float[Tensor, "n H W"], boxes: Float[Tensor, "n 4"]) -> Float[Tensor, "n H W"]:
+    """The logits of each instance's class inside its box, 0 outside (UPSNet's X_mask).
+
+    Args:
+        planes: Logits of each instance's class.
+        boxes: ``xyxy``, inclusive, in pixels of the planes.
+    """
+    inside = _inside(semantic_corners(boxes), (planes.shape[1], planes.shape[2]))
+    return torch.where(inside, planes, torch.zeros((), device=planes.device))
+
+
+def mask_evidence(
+    mask_logits: Float[Tensor, "n M M"], boxes: Float[Tensor, "n 4"], size: Size
+) -> Float[Tensor, "n H W"]:
+    """The mask logits of each instance resized to its box, 0 outside (UPSNet's Y_mask).
+
+    Args:
+        mask_logits: The mask inside the box.
+        boxes: ``xyxy``, inclusive, in pixels of the result.
+        size: Of the result.
+    """
+    rows, columns = (torch.arange(side, device=boxes.device) for side in size)
+    corners = mask_corners(boxes)
+    planes = resize_masks(mask_logits, corners, rows, columns)
+    return torch.where(_inside(corners, size), planes, torch.zeros((), device=planes.device))
+
+
+def label_pixels(
+    logits: Float32[Tensor, "classes h w"], ranked: Ranked, num_stuff: int, overlap_threshold: float, unknown: bool
+) -> LabelledPixels:
+    """Prune masks and find the strongest channel of every pixel, box by box and tile by tile.
+
+    Args:
+        logits: At stride 4 of the padded picture.
+        ranked: Instances; all of them usable.
+        num_stuff: Stuff classes, which are the first semantic channels.
+        overlap_threshold: An instance stays out if better ones of its class hide more than this share of it.
+        unknown: Whether there is an unknown class.
+    """
+    size = logits.shape[1] * STRIDE, logits.shape[2] * STRIDE
+    cells = pad_to_tiles(logits)
+    instances, evidence, rows, (top, left, bottom, right) = _label_instances(
+        cells[num_stuff:], ranked, size, overlap_threshold
+    )
+    stuff = strongest(cells[:num_stuff], size)
+    # Where stuff beats every thing class, things matter only inside of all boxes: elsewhere an instance has evidence
+    # of 0, so that unknown is no stronger than the things.
+    relevant = stuff.bounds.clone()
+    if top < bottom and left < right:
+        relevant[touched_tiles(top, left, bottom, right)] = -torch.inf
+    things = strongest(cells[num_stuff:], size, relevant)
+    winners, semantic = _compare(
+        _Pixels(stuff.values, stuff.channels),
+        _Pixels(things.values, things.channels),
+        instances,
+        evidence,
+        num_stuff,
+        num_stuff + len(rows) if unknown else None,
+    )
+    return LabelledPixels(winners, semantic, torch.tensor(rows, dtype=torch.int64, device=logits.device))
+
+
+def label_pixels_in_graph(
+    logits: Float32[Tensor, "classes h w"], ranked: Ranked, num_stuff: int, overlap_threshold: float, unknown: bool
+) -> LabelledPixels:
+    """What ``label_pixels`` finds, by steps that do not depend on the values; every row has a channel.
+
+    Args:
+        logits: At stride 4 of the padded picture.
+        ranked: Instances; rows that are not usable or pruned win no pixel.
+        num_stuff: Stuff classes, which are the first semantic channels.
+        overlap_threshold: An instance stays out if better ones of its class hide more than this share of it.
+        unknown: Whether there is an unknown class.
+    """
+    size = logits.shape[1] * STRIDE, logits.shape[2] * STRIDE
+    cells = surround(logits)
+    things = cells[num_stuff:]
+    values = logits.new_full(size, -torch.inf)
+    evidence = values.clone()
+    canvases = torch.zeros((things.shape[0], *size), dtype=torch.bool, device=logits.device)
+    count = ranked.usable.shape[0]
+    numbers = torch.full_like(values, count)
+    for first in range(0, count, _INSTANCES_AT_ONCE):
+        boxes, labels, _, mask_logits, usable = (column[first : first + _INSTANCES_AT_ONCE] for column in ranked)
+        seen = semantic_evidence(upsample_all(things.index_select(0, labels), size), boxes)
+        masks = mask_evidence(mask_logits, boxes, size)
+        kept = _prune_in_graph(masks > 0, labels, usable, canvases, overlap_threshold)[:, None, None]
+        value, number = (seen + masks).masked_fill(~kept, -torch.inf).max(dim=0)
+        numbers = torch.where(value > values, (number + first).float(), numbers)
+        values = torch.maximum(values, value)
+        evidence = torch.maximum(evidence, seen.masked_fill(~kept, -torch.inf).amax(dim=0))
+    # Without any instance there is none with evidence.
+    evidence = evidence.masked_fill(evidence == -torch.inf, 0)
+    winners, semantic = _compare(
+        _Pixels(*strongest_in_graph(cells[:num_stuff], size)),
+        _Pixels(*strongest_in_graph(things, size)),
+        _Pixels(values, numbers),
+        evidence,
+        num_stuff,
+        num_stuff + count if unknown else None,
+    )
+    return LabelledPixels(winners, semantic, torch.arange(count, device=logits.device))
+
+
+def tabulate(
+    winners: Int32[Tensor, "H W"],
+    semantic: Int32[Tensor, "H W"],
+    labels: Int64[Tensor, " n"],
+    scores: Float32[Tensor, " n"],
+    *,
+    num_stuff: int,
+    num_classes: int,
+    stuff_area: int,
+    stuff_majority: StuffMajority,
+) -> PanopticMaps:
+    """Decide the class of each instance, drop small stuff, and number what is left.
+
+    An instance that looks like one stuff class in half of its pixels (or more of them) becomes that stuff; in all
+    other cases it keeps its class.
+
+    Args:
+        winners: Channel of every pixel at the output size (see ``LabelledPixels``).
+        semantic: Class index of every pixel there.
+        labels: Thing index of each instance.
+        scores: Of each instance.
+        num_stuff: Stuff classes.
+        num_classes: All classes.
+        stuff_area: Stuff of fewer pixels stays out.
+        stuff_majority: Whether exactly half is enough.
+
+    Returns:
+        The map; its table has a row for each instance and stuff class, with the valid ones first.
+    """
+    count = labels.shape[0]
+    pairs = _count(winners * num_classes + semantic, (num_stuff + count + 1) * num_classes).view(-1, num_classes)
+    stuff_areas, thing_areas, _ = pairs.sum(dim=1).split([num_stuff, count, 1])
+    most, look = pairs[num_stuff : num_stuff + count].max(dim=1)
+    majority = 2 * most >= thing_areas if stuff_majority == "half" else 2 * most > thing_areas
+    becomes_stuff = (look < num_stuff) & majority & (thing_areas > 0)
+    gained = torch.zeros_like(pairs[0]).scatter_add(0, look, thing_areas * becomes_stuff)
+    stuff_areas = stuff_areas + gained[:num_stuff]
+    thing_areas = thing_areas * ~becomes_stuff
+
+    valid = torch.cat([thing_areas > 0, (stuff_areas > 0) & (stuff_areas >= stuff_area)])
+    thing_ids, stuff_ids = (valid.cumsum(0) * valid).split([count, num_stuff])
+    # An instance can only become a stuff class; the things of this table are never looked up.
+    ids_by_class = torch.cat([stuff_ids, torch.zeros_like(gained[num_stuff:])])
+    thing_ids = torch.where(becomes_stuff, ids_by_class.index_select(0, look), thing_ids)
+    ids_by_winner = torch.cat([stuff_ids, thing_ids, thing_ids.new_zeros(1)]).int()
+    order = (~valid).to(torch.uint8).argsort(stable=True)
+    columns = (
+        torch.cat([labels + num_stuff, torch.arange(num_stuff, device=labels.device)]),
+        torch.cat([scores, scores.new_ones(num_stuff)]),
+        torch.cat([thing_areas, stuff_areas]) * valid,
+        valid,
+    )
+    ids = ids_by_winner.index_select(0, winners.flatten()).view(winners.shape)
+    return PanopticMaps(ids, *(column.index_select(0, order) for column in columns))
+
+
+def _inside(corners: Int64[Tensor, "n 4"], size: Size) -> Bool[Tensor, "n H W"]:
+    rows, columns = (torch.arange(side, device=corners.device) for side in size)
+    x1, y1, x2, y2 = corners[..., None].unbind(dim=1)
+    return ((rows >= y1) & (rows <= y2))[:, :, None] & ((columns >= x1) & (columns <= x2))[:, None, :]
+
+
+def _label_instances(
+    cells: Float32[Tensor, "things rows columns"], ranked: Ranked, size: Size, overlap_threshold: float
+) -> tuple[_Pixels, Float32[Tensor, "H W"], list[int], tuple[int, int, int, int]]:
+    """Prune masks and find the strongest instance of every pixel.
+
+    Returns:
+        The strongest instance (-inf without any), the highest semantic evidence of all instances (0 without any),
+        the rows of those that were kept, and what lies inside of all of them: top, left, bottom, right.
+    """
+    height, width = size
+    values = cells.new_full(size, -torch.inf)
+    evidence = values.clone()
+    numbers, first_outside = torch.zeros_like(values), torch.zeros_like(values)
+    canvases: dict[int, Tensor] = {}
+    kept: list[int] = []
+    common = (0, 0, height, width)
+    corners = mask_corners(ranked.boxes)
+    sides = torch.cat([corners, semantic_corners(ranked.boxes)[:, 2:]], dim=1).tolist()
+    for row, ((x1, y1, x2, y2, seen_x2, seen_y2), label) in enumerate(zip(sides, ranked.labels.tolist(), strict=True)):
+        left, top = max(x1, 0), max(y1, 0)
+        right, seen_right = (max(min(x + 1, width), left) for x in (x2, seen_x2))
+        bottom, seen_bottom = (max(min(y + 1, height), top) for y in (y2, seen_y2))
+        pixels = (torch.arange(*ends, device=cells.device) for ends in ((top, bottom), (left, right)))
+        mask = resize_masks(ranked.mask_logits[row : row + 1], corners[row : row + 1], *pixels)[0]
+        foreground = mask > 0
+        area = int(foreground.count_nonzero())
+        if label not in canvases:
+            canvases[label] = torch.zeros(size, dtype=torch.bool, device=cells.device)
+        canvas = canvases[label][top:bottom, left:right]
+        if area == 0 or int((foreground & canvas).count_nonzero()) / area > overlap_threshold:
+            continue
+        canvas |= foreground
+
+        window = slice(top, max(bottom, seen_bottom)), slice(left, max(right, seen_right))
+        seen = torch.zeros_like(values[window])
+        seen[: seen_bottom - top, : seen_right - left] = upsample_window(
+            cells[label], top, left, seen_bottom, seen_right
+        )
+        total = seen.clone()
+        total[: bottom - top, : right - left] += mask
+        # Numbers rise, so the maximum of a product does what `torch.where` does, without a branch for each pixel.
+        better = torch.gt(total, values[window], out=torch.empty_like(total))
+        torch.maximum(numbers[window], better.mul_(len(kept)), out=numbers[window])
+        torch.maximum(values[window], total, out=values[window])
+        torch.maximum(evidence[window], seen, out=evidence[window])
+        first_outside[window] += first_outside[window] == len(kept)
+        starts, ends = (max(common[0], top), max(common[1], left)), (window[0].stop, window[1].stop)
+        common = *starts, min(common[2], ends[0]), min(common[3], ends[1])
+        kept.append(row)
+    # Outside of its box an instance has the value 0; of several the first counts, and evidence of 0 counts as well.
+    outside = first_outside < len(kept)
+    wins = outside & ((values < 0) | ((values == 0) & (first_outside < numbers)))
+    values, numbers = values.masked_fill(wins, 0), torch.where(wins, first_outside, numbers)
+    evidence = torch.where(outside, evidence.clamp(min=0), evidence) if kept else torch.zeros_like(evidence)
+    return _Pixels(values, numbers), evidence, kept, common if kept else (0, 0, 0, 0)
+
+
+def _prune_in_graph(
+    masks: Bool[Tensor, "n H W"],
+    labels: Int64[Tensor, " n"],
+    usable: Bool[Tensor, " n"],
+    canvases: Bool[Tensor, "things H W"],
+    overlap_threshold: float,
+) -> Bool[Tensor, " n"]:
+    """Which masks better ones of their class leave enough of; writes those into the canvases."""
+    kept = []
+    areas = masks.sum(dim=(1, 2)).double()
+    for row in range(masks.shape[0]):
+        label = labels[row : row + 1]
+        canvas = canvases.index_select(0, label)
+        hidden = (masks[row] & canvas).sum().double()
+        # Of a mask without area the share is no number, and no comparison with it holds.
+        keep = usable[row] & (hidden / areas[row] <= overlap_threshold)
+        canvases.index_copy_(0, label, canvas | (masks[row] & keep))
+        kept.append(keep)
+    return torch.stack(kept)
+
+
+def _compare(
+    stuff: _Pixels,
+    things: _Pixels,
+    instances: _Pixels,
+    evidence: Float32[Tensor, "H W"],
+    num_stuff: int,
+    unknown: int | None,
+) -> tuple[Int32[Tensor, "H W"], Int32[Tensor, "H W"]]:
+    """The winner among all channels, and the class that the semantic branch alone sees; of equal ones the first."""
+    winners = instances.numbers + num_stuff
+    if num_stuff:
+        winners = torch.where(instances.values > stuff.values, winners, stuff.numbers)
+    if unknown is not None:
+        known = torch.maximum(instances.values, stuff.values)
+        winners = winners.masked_fill(things.values - evidence > known, unknown)
+    semantic = torch.where(things.values > stuff.values, things.numbers + num_stuff, stuff.numbers)
+    return winners.int(), semantic.int()
+
+
+def _count(keys: Int32[Tensor, "H W"], length: int) -> Int64[Tensor, " length"]:
+    """How often each key occurs."""
+    if torch.compiler.is_compiling():  # the length of what bincount gives depends on the data
+        zeros = torch.zeros(length, dtype=torch.int64, device=keys.device)
+        return zeros.scatter_add(0, keys.flatten().long(), torch.ones_like(keys.flatten(), dtype=torch.int64))
+    return torch.bincount(keys.flatten(), minlength=length)
