@@ -117,6 +117,29 @@ def test_at_least_one_branch() -> None:
     assert message == "recipe tiny_scenes: model: region and semantic are both None; keep at least one branch"
 
 
+def test_momentum_of_steps_is_for_sgd() -> None:
+    message = wrong(optim__momentum_of="steps")
+    assert message == (
+        "recipe tiny_scenes: optim: momentum_of is steps, which is for sgd, and kind is adamw; "
+        "set momentum_of to gradients"
+    )
+
+
+def test_losses_need_what_they_see() -> None:
+    assert wrong(loss__panoptic_weight=0.5).startswith(
+        "recipe tiny_scenes: loss.panoptic_weight is 0.5, but there is no panoptic head to learn through"
+    )
+    assert wrong(model__semantic=None, model__fusion=None, loss__roi_semantic_weight=1).startswith(
+        "recipe tiny_scenes: loss.roi_semantic_weight is 1.0, but model.semantic is None"
+    )
+
+
+def test_the_panoptic_head_needs_logits_of_each_thing() -> None:
+    assert wrong(model__fusion__kind="panoptic_logits").startswith(
+        "recipe tiny_scenes: model: fusion.kind panoptic_logits needs semantic logits of each thing class; set"
+    )
+
+
 def test_milestones_come_before_the_end() -> None:
     recipe = panoptic_fpn_r50_coco()
     message = complaint(lambda: derive(recipe, schedule__steps=80000))

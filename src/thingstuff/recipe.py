@@ -132,12 +132,22 @@ class OptimizerConfig(Schema):
     """Of the other biases."""
     bias_learning_rate_factor: Positive = 1.0
     """Learning rate of the other biases as a multiple; Caffe's habit is 2."""
+    norm_biases_as: Literal["norms", "biases"] = "norms"
+    """Whether biases of norms follow the rules of norms (Detectron2, UPSNet) or of other biases (PANet's code)."""
     gradient_clip: Positive | None = None
     """Largest norm of the gradient of all weights."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of the network's arithmetic; losses and weights stay float32."""
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Keep an exponential moving average of the weights and predict with it."""
+
+    @model_validator(mode="after")
+    def _momentum_fits(self) -> "OptimizerConfig":
+        if self.momentum_of == "steps" and self.kind != "sgd":
+            raise ValueError(
+                f"momentum_of is steps, which is for sgd, and kind is {self.kind}; set momentum_of to gradients"
+            )
+        return self
 
 
 class ScheduleConfig(Schema):
@@ -194,6 +204,21 @@ class Recipe(Schema):
     """How weights follow gradients."""
     schedule: ScheduleConfig = ScheduleConfig()
     """How long."""
+
+    @model_validator(mode="after")
+    def _losses_have_something_to_see(self) -> "Recipe":
+        fusion = self.model.fusion
+        if self.loss.panoptic_weight > 0 and (fusion is None or fusion.kind != "panoptic_logits"):
+            raise ValueError(
+                f"loss.panoptic_weight is {self.loss.panoptic_weight}, but there is no panoptic head to learn through; "
+                "set model.fusion.kind to panoptic_logits, or the weight to 0"
+            )
+        if self.loss.roi_semantic_weight > 0 and self.model.semantic is None:
+            raise ValueError(
+                f"loss.roi_semantic_weight is {self.loss.roi_semantic_weight}, but model.semantic is None; set the "
+                "weight to 0"
+            )
+        return self
 
 
 def derive(recipe: Recipe, **changes: Any) -> Recipe:

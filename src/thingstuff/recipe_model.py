@@ -178,7 +178,8 @@ class MaskHeadConfig(Schema):
     fc_relu: bool = False
     """A ReLU behind the fully connected layer of `fused`, which official PANet weights have and the paper has not."""
     mask_paste: MaskPaste = "pixel_centers"
-    """Masks are sampled at pixel centres (Detectron2), or resized to their box in whole pixels (torchvision)."""
+    """Masks are sampled at pixel centres (Detectron2), or resized to their box in whole pixels (torchvision), in which
+    the last pixel of the box is the last one (Detectron, PANet, UPSNet)."""
 
 
 class RegionConfig(Schema):

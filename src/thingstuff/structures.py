@@ -44,8 +44,9 @@ BackboneNorm = Literal["frozen_batch", "batch", "sync_batch", "group"]
 """What becomes of a backbone's batch norms: constants, learned, learned over all processes, group norm instead."""
 AnchorKind = Literal["exact", "rounded", "legacy"]
 """Anchors as they come, rounded to whole pixels (torchvision), or as Detectron makes them (see ``cell_anchors``)."""
-MaskPaste = Literal["pixel_centers", "whole_pixels"]
-"""How a mask comes to the picture: sampled at pixel centres, or resized to its box in whole pixels."""
+MaskPaste = Literal["pixel_centers", "whole_pixels", "inclusive_pixels"]
+"""How a mask comes to the picture: sampled at pixel centres, or resized to its box in whole pixels, which begin and end
+where the box does, or of which the last one ends there."""
 BottomUpOrder = Literal["paper", "mmdet"]
 """What a level of the bottom-up path is made of: the finished one below, or that before its last convolution."""
 LevelFusion = Literal["max", "sum"]

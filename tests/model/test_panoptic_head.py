@@ -650,18 +650,21 @@ def test_all_pruned() -> None:
 
 def test_outside_of_its_box_an_instance_has_zero() -> None:
     found = detections([[0, 0, 8, 8]], [0.9], [0], [5])
-    check(found, constant(-3, -2, -2, -4), [(2, 512)])
-    # Stuff, instance and unknown tie at 0: stuff is first. Below it, the instance comes before unknown.
-    check(found, constant(-3, 0, -2, 0), [(2, 64), (1, 448)], stuff_majority="more_than_half", stuff_area=0)
+    check(found, constant(-3, -2.5, -2, -4), [(2, 512)])
+    # Of equal channels stuff comes first, then instances, then unknown.
+    check(found, constant(-3, 0, -2, 1), [(2, 64), (1, 448)], unknown=False)
+    check(found, constant(-3, -1, 0, -2), [(2, 512)])
 
 
 def test_of_several_zeros_the_first_instance_counts() -> None:
     found = detections([[0, 0, 8, 16], [0, 0, 24, 8]], [0.9, 0.8], [0, 1], [1, 1])
-    maps = check(found, constant(-9, -9, -3, -3), [(2, 384), (3, 128)])
-    assert (maps.ids[:8, :8] == 1).all()  # both -2: the first
+    maps = check(found, constant(-9, -9, -3, -3), [(2, 384), (3, 64)])
+    assert (maps.ids[:8, :8] == 0).all()  # both -2, and unknown -3 + 3
     assert (maps.ids[8:, :8] == 2).all()  # the first -2, the second 0
     assert (maps.ids[:8, 8:24] == 1).all()  # the first 0, the second -2
     assert (maps.ids[:, 24:] == 1).all()
+    maps = check(found, constant(-9, -9, -3, -3), [(2, 448), (3, 64)], unknown=False)
+    assert (maps.ids[:8, :8] == 1).all()
 
 
 def test_unknown_takes_what_no_instance_explains() -> None:
@@ -693,8 +696,8 @@ def test_only_stuff_and_only_things() -> None:
 
 def test_padding_is_cropped_before_the_resize() -> None:
     found = detections([[8, 0, 16, 8]], [0.9], [0], [5])
-    outputs = Outputs(found, constant(3, 0, 2, 0))
-    maps = segment(outputs, (8, 16), (16, 32), 2, stuff_area=0)
+    outputs = Outputs(found, constant(1, 0, 2, 0))
+    maps = segment(outputs, (8, 16), (16, 32), 2, stuff_area=0, unknown=False)
     assert segments(maps) == [(2, 256), (0, 256)]
     assert (maps.ids[:, 16:] == 1).all()
 
@@ -720,7 +723,8 @@ def test_padding_is_cropped_before_the_resize() -> None:
 def test_class_decisions(looks: list[int], half: int, more_than_half: int) -> None:
     winners = torch.full((1, 10), 5, dtype=torch.int32)
     semantic = torch.tensor([looks], dtype=torch.int32)
-    for majority, expected in (("half", half), ("more_than_half", more_than_half)):
+    decisions: tuple[tuple[StuffMajority, int], ...] = (("half", half), ("more_than_half", more_than_half))
+    for majority, expected in decisions:
         maps = tabulate(
             winners,
             semantic,

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from thingstuff.model.pasting import find_paste, paste_in_box, paste_in_whole_pixels
+from thingstuff.model.pasting import find_paste, paste_in_box, paste_in_inclusive_pixels, paste_in_whole_pixels
 from thingstuff.structures import Size
 
 
@@ -79,6 +79,15 @@ def test_in_whole_pixels_a_box_has_a_border_and_includes_its_last_pixel() -> Non
     assert not window[:, 6].any()
 
 
+def test_in_inclusive_pixels_a_box_ends_with_its_last_pixel() -> None:
+    # The box covers pixels 2 to 5; named by its last pixel it is (2, 2, 5, 5), and with the border (1.25, 5.75).
+    window, corner = paste_in_inclusive_pixels(torch.ones(4, 4), torch.tensor([2.0, 2.0, 6.0, 6.0]), (10, 12))
+    assert corner == (1, 1)
+    assert window.shape == (5, 5)
+    named = paste_in_whole_pixels(torch.ones(4, 4), torch.tensor([2.0, 2.0, 5.0, 5.0]), (10, 12))
+    assert torch.equal(window, named[0])
+
+
 def test_in_whole_pixels_what_lies_outside_of_the_picture_is_cut() -> None:
     window, corner = paste_in_whole_pixels(torch.ones(4, 4), torch.tensor([-4.0, -4.0, 4.0, 4.0]), (3, 3))
     assert corner == (0, 0)
@@ -88,3 +97,4 @@ def test_in_whole_pixels_what_lies_outside_of_the_picture_is_cut() -> None:
 def test_each_kind_has_its_paste() -> None:
     assert find_paste("pixel_centers") is paste_in_box
     assert find_paste("whole_pixels") is paste_in_whole_pixels
+    assert find_paste("inclusive_pixels") is paste_in_inclusive_pixels

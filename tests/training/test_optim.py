@@ -246,6 +246,18 @@ class Deformable(nn.Module):
         self.offset = nn.Conv2d(8, 18, 1)
 
 
+@pytest.mark.parametrize(("rule", "decay", "factor"), [("norms", 0.2, 1.0), ("biases", 0.3, 2.0)])
+def test_biases_of_norms_follow_the_rule_asked_for(rule, decay: float, factor: float) -> None:
+    norm = nn.GroupNorm(2, 4)
+    config = OptimizerConfig(
+        norm_weight_decay=0.2, bias_weight_decay=0.3, bias_learning_rate_factor=2.0, norm_biases_as=rule
+    )
+    optimizer = make_optimizer(norm, config, 0.01)
+    found = {id(p): (group["weight_decay"], group["lr"]) for group in optimizer.param_groups for p in group["params"]}
+    assert found[id(norm.weight)] == (0.2, 0.01)
+    assert found[id(norm.bias)] == (decay, 0.01 * factor)
+
+
 def test_biases_are_known_by_their_name_wherever_they_are() -> None:
     config = OptimizerConfig(weight_decay=1e-4, bias_weight_decay=0.0, bias_learning_rate_factor=2.0)
     groups = groups_by_size(make_optimizer(Deformable(), config, 0.02))

@@ -118,8 +118,8 @@ def _create(name: str, in_channels: int, pretrained: bool) -> nn.Module:
             raise
         reason = " ".join(str(error).split())[:120]
         raise InputError(
-            f"backbone: trained weights of {name!r} cannot be fetched ({reason}); connect to the network once, or begin "
-            "with a checkpoint (--init) and --no-model.backbone.pretrained"
+            f"backbone: trained weights of {name!r} cannot be fetched ({reason}); connect to the network once, or "
+            "begin with a checkpoint (--init) and --no-model.backbone.pretrained"
         ) from error
 
 

@@ -21,6 +21,8 @@ def find_paste(kind: MaskPaste) -> Paste:
             return paste_in_box
         case "whole_pixels":
             return paste_in_whole_pixels
+        case "inclusive_pixels":
+            return paste_in_inclusive_pixels
         case _:
             assert_never(kind)
 
@@ -74,3 +76,13 @@ def paste_in_whole_pixels(
     top, left = max(y1, 0), max(x1, 0)
     window = full[0, 0, top - y1 : max(size[0] - y1, 0), left - x1 : max(size[1] - x1, 0)]
     return window >= 0.5, (top, left)
+
+
+def paste_in_inclusive_pixels(
+    probabilities: Float32[Tensor, "M M"], box: Float32[Tensor, " 4"], size: Size
+) -> tuple[Bool[Tensor, "h w"], tuple[int, int]]:
+    """``paste_in_whole_pixels`` for networks whose boxes name their last pixel, where ours end behind it.
+
+    Source: Detectron's test code, and with it PANet's and UPSNet's.
+    """
+    return paste_in_whole_pixels(probabilities, box - box.new_tensor((0, 0, 1, 1)), size)

@@ -33,7 +33,7 @@ def panet_r50_coco() -> Recipe:
         update={
             "pool": "adaptive",
             "box_head": BoxHeadConfig(kind="heavy", norm="group"),
-            "mask_head": MaskHeadConfig(kind="fused", norm="group", fc_relu=True, mask_paste="whole_pixels"),
+            "mask_head": MaskHeadConfig(kind="fused", norm="group", fc_relu=True, mask_paste="inclusive_pixels"),
         }
     )
     return derive(
@@ -59,7 +59,7 @@ def panet_r50_coco() -> Recipe:
         augmentation__max_side=1400,
         loss__box_beta=1 / 3,
         loss__rpn_beta=1 / 9,
-        optim=OptimizerConfig(bias_weight_decay=0.0, bias_learning_rate_factor=2.0),
+        optim=OptimizerConfig(bias_weight_decay=0.0, bias_learning_rate_factor=2.0, norm_biases_as="biases"),
         schedule__steps=180000,
         schedule__milestones=(120000, 160000),
         schedule__warmup_steps=500,

@@ -43,7 +43,7 @@ def _parameter_groups(network: nn.Module, config: OptimizerConfig) -> list[tuple
                 continue
             seen.add(parameter)
             # timm's norms with activation and its two-dimensional LayerNorm derive from these classes.
-            if isinstance(module, _NORMS):
+            if isinstance(module, _NORMS) and (name != "bias" or config.norm_biases_as == "norms"):
                 norms.append(parameter)
             elif name == "bias":
                 biases.append(parameter)
