@@ -123,7 +123,9 @@ def judge(file: Path) -> Numbers:
     numbers = _numbers(_evaluate(Model(checkpoint)))
     fusion = checkpoint.recipe.model.fusion
     if fusion is not None and fusion.kind == "panoptic_logits":
-        merge = derive(checkpoint.recipe, model__fusion=FusionConfig(stuff_area=fusion.stuff_area))
+        merge = derive(
+            checkpoint.recipe, model__fusion=FusionConfig(stuff_area=fusion.stuff_area), loss__panoptic_weight=0.0
+        )
         heuristic = _evaluate(Model(replace(checkpoint, recipe=merge)))
         numbers["PQ by heuristic"] = _numbers(heuristic)["PQ"]
     return numbers

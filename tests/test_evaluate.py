@@ -1,3 +1,4 @@
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -91,6 +92,24 @@ def test_the_order_of_the_pictures_hardly_matters(model: Model) -> None:
     assert other.panoptic is not None
     assert one.panoptic.pq == pytest.approx(other.panoptic.pq, rel=1e-12)
     assert one.semantic == other.semantic
+
+
+def test_test_time_augmentation_is_written_down(model: Model) -> None:
+    several = Model.of_network(model.network, Checkpoint({}, model.recipe, model.labels))
+    several.tta = model.recipe.tta
+    tally = evaluate_pictures(several, SOURCE, range(2), with_ap=False)
+    merged = Tally(model.labels, with_ap=False, tta=several.tta).merge([tally])
+    assert tally.evaluation().to_json()["tta"] == merged.evaluation().to_json()["tta"]
+    assert json.loads(json.dumps(merged.evaluation().to_json()))["tta"] == {
+        "scales": [0.75, 1.0, 1.25],
+        "max_side": None,
+        "flip": True,
+        "box_voting": 0.8,
+        "mask_voting": None,
+    }
+    plain = evaluate_pictures(model, SOURCE, range(2), with_ap=False).evaluation()
+    assert plain.to_json()["tta"] is None
+    assert plain.semantic != tally.evaluation().semantic
 
 
 def test_average_precision_is_counted_on_request(model: Model) -> None:

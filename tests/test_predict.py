@@ -14,8 +14,9 @@ from thingstuff.data.scenes import SCENES, draw_scene
 from thingstuff.errors import InputError
 from thingstuff.labels import LabelSet
 from thingstuff.model.build import build_network
-from thingstuff.predict import Model, Result, as_array, load, to_panoptic
+from thingstuff.predict import Model, Result, as_array, load, look_sizes, to_panoptic
 from thingstuff.recipe import derive
+from thingstuff.recipe_model import TTAConfig
 from thingstuff.structures import Panoptic, PanopticMaps, decode_ids
 
 SCENE = draw_scene(3, 0, (64, 96)).image
@@ -28,13 +29,13 @@ MakeModel = Callable[..., Model]
 def make_model(tiny_checkpoint: Checkpoint) -> MakeModel:
     """A model with random weights, which lets nearly everything into the map, with changes to its recipe."""
 
-    def make(labels: LabelSet = SCENES, **changes: Any) -> Model:
+    def make(labels: LabelSet = SCENES, *, tta: bool = False, **changes: Any) -> Model:
         always = {"model__fusion__score_threshold": 0.1, "model__fusion__stuff_area": 1}
         settings = changes if changes.get("model__fusion", True) is None else always | changes
         recipe = derive(tiny_checkpoint.recipe, **settings)
         torch.manual_seed(1)
         network = build_network(recipe, labels)
-        return Model(replace(tiny_checkpoint, recipe=recipe, labels=labels, weights=network.state_dict()))
+        return Model(replace(tiny_checkpoint, recipe=recipe, labels=labels, weights=network.state_dict()), tta=tta)
 
     return make
 
@@ -331,6 +332,85 @@ def test_classes_of_one_kind_only(make_model: MakeModel, first: int, last: int) 
         # Without things no output stands for them.
         assert found.semantic is not None
         assert 0 not in found.semantic
+
+
+# --- test-time augmentation ---
+
+DETECTION = {"model__semantic": None, "model__fusion": None, "model__region__mask_head": None}
+INSTANCE = {"model__semantic": None, "model__fusion": None}
+SEMANTIC = {"model__region": None, "model__fusion": None}
+UPSNET = {
+    "model__semantic__things": "separate",
+    "model__fusion__kind": "panoptic_logits",
+    "model__fusion__overlap_threshold": 0.3,
+}
+
+
+def test_one_look_as_usual_changes_nothing(make_model: MakeModel, result: Result) -> None:
+    once = make_model(tta=True, tta__scales=(1.0,), tta__flip=False, tta__box_voting=None)(SCENE)
+    assert same(once.ids, result.ids)
+    assert same(once.semantic, result.semantic)
+    assert once.instances is not None
+    assert result.instances is not None
+    for name in ("boxes", "scores", "category_ids"):
+        assert same(getattr(once.instances, name), getattr(result.instances, name)), name
+
+
+def test_off_by_default(tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "tiny.safetensors", tiny_checkpoint)
+    assert load(tmp_path / "tiny.safetensors").tta is None
+    assert load(tmp_path / "tiny.safetensors", tta=True).tta == TTAConfig()
+    model = Model(tiny_checkpoint, tta=True)
+    assert Model.of_network(model.network, tiny_checkpoint).tta is None
+
+
+def test_a_mirrored_picture_has_the_mirrored_map(make_model: MakeModel, model: Model) -> None:
+    seen, other = (make_model(tta=True)(image) for image in (SCENE, np.ascontiguousarray(SCENE[:, ::-1])))
+    plain = model(np.ascontiguousarray(SCENE[:, ::-1]))
+    expected, wanted = model(SCENE).semantic, seen.semantic
+    for found in (other.semantic, plain.semantic, expected, wanted):
+        assert found is not None
+    assert not same(plain.semantic[:, ::-1], expected)  # pyright: ignore[reportOptionalSubscript]
+    assert np.mean(other.semantic[:, ::-1] == wanted) > 0.999  # pyright: ignore[reportOptionalSubscript]
+
+
+@pytest.mark.parametrize("parts", [{}, DETECTION, INSTANCE, SEMANTIC, UPSNET])
+@pytest.mark.parametrize(("size", "output_size"), [((33, 71), None), ((64, 96), (100, 50)), ((1, 97), None)])
+def test_every_network_can_look_several_times(
+    make_model: MakeModel, parts: dict[str, Any], size: tuple[int, int], output_size: tuple[int, int] | None
+) -> None:
+    model = make_model(tta=True, tta__scales=(0.75, 1.0), tta__mask_voting=0.5, **parts)
+    picture = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    found = model(picture, output_size=output_size)
+    assert (found.ids is None) == (parts in (DETECTION, INSTANCE, SEMANTIC))
+    assert (found.semantic is None) == (parts in (DETECTION, INSTANCE))
+    assert (found.instances is None) == (parts == SEMANTIC)
+    if found.ids is not None and parts == {}:
+        check_consistency(found, output_size or size)
+    if found.instances is not None:
+        masks = found.instances.masks()
+        assert (masks is None) == (parts == DETECTION)
+        assert masks is None or masks.shape == (len(found.instances), *(output_size or size))
+    assert found.overlay().size in multiples(output_size or size)
+
+
+@pytest.mark.parametrize(
+    ("limits", "changes", "sizes"),
+    [
+        ((50, 1000), {}, [(25, 50), (50, 100), (100, 200)]),
+        ((50, 80), {}, [(20, 40), (40, 80), (80, 160)]),
+        ((50, 1000), {"max_side": 80}, [(25, 50), (40, 80)]),
+        ((50, 1000), {"scales": (1.0, 1.0)}, [(50, 100)]),
+        ((0, 10), {}, [(50, 100), (100, 200), (200, 400)]),
+        ((0, 10), {"max_side": 150}, [(50, 100), (75, 150)]),
+        ((0, 10), {"scales": (0.001,)}, [(1, 1)]),
+    ],
+)
+def test_sizes_of_the_looks(
+    limits: tuple[int, int], changes: dict[str, Any], sizes: list[tuple[int, int]]
+) -> None:
+    tta = TTAConfig(**{"scales": (0.5, 1.0, 2.0)} | changes)
+    assert look_sizes((100, 200), *limits, tta) == sizes
 
 
 # --- to_panoptic ---

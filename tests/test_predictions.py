@@ -1,13 +1,24 @@
+import json
+import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
 from PIL import Image
+from pycocotools import mask as mask_api
 
 from thingstuff.checkpoint import Checkpoint
 from thingstuff.errors import InputError
+from thingstuff.model.build import build_network
 from thingstuff.predict import Model
-from thingstuff.predictions import PredictionWriter, common_folder, find_pictures, predict_files
+from thingstuff.predictions import PredictionWriter, common_folder, find_pictures, predict_files, run_lengths
+from thingstuff.recipe import derive
 
 GREY = Image.fromarray(np.full((64, 96, 3), 128, np.uint8))
 
@@ -72,3 +83,64 @@ def test_a_damaged_picture(tmp_path: Path, tiny_checkpoint: Checkpoint, skip: bo
     assert len(problems) == 1
     assert "b.png" in problems[0]
     assert ("--skip-damaged" in problems[0]) != skip
+
+
+# --- networks without panoptic map ---
+
+
+def without(tiny_checkpoint: Checkpoint, **changes: Any) -> Model:
+    """A model with random weights that lacks some parts."""
+    recipe = derive(tiny_checkpoint.recipe, model__fusion=None, **changes)
+    torch.manual_seed(1)
+    weights = build_network(recipe, tiny_checkpoint.labels).state_dict()
+    return Model(replace(tiny_checkpoint, recipe=recipe, weights=weights))
+
+
+@pytest.mark.parametrize("changes", [{}, {"model__region__mask_head": None}])
+def test_instances_are_written_as_coco_results(
+    tmp_path: Path, tiny_checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
+):
+    # What predicts needs no package that scores.
+    monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
+    model = without(tiny_checkpoint, model__semantic=None, **changes)
+    result = model(GREY)
+    assert result.instances is not None
+    assert len(result.instances) > 0
+    writer = PredictionWriter(tmp_path, model.labels)
+    assert [writer.write(result, None, name) for name in ("7.png", "b.png")] == ["7", "b"]
+    assert writer.close() == [tmp_path / "instances.json"]
+    assert [path.name for path in tmp_path.iterdir()] == ["instances.json"]
+    rows = json.loads((tmp_path / "instances.json").read_text())
+    assert len(rows) == 2 * len(result.instances)
+    assert [row["image_id"] for row in rows] == [7] * len(result.instances) + ["b"] * len(result.instances)
+    masks = result.instances.masks()
+    for place, row in enumerate(rows[: len(result.instances)]):
+        x, y, width, height = row["bbox"]
+        np.testing.assert_allclose([x, y, x + width, y + height], result.instances.boxes[place], rtol=1e-6)
+        assert row["score"] == pytest.approx(result.instances.scores[place])
+        assert row["category_id"] == result.instances.category_ids[place]
+        assert ("segmentation" in row) == (masks is not None)
+        if masks is not None:
+            assert np.array_equal(mask_api.decode(row["segmentation"]), masks[place])
+
+
+def test_semantic_maps_are_written_as_category_ids(tmp_path: Path, tiny_checkpoint: Checkpoint):
+    model = without(tiny_checkpoint, model__region=None)
+    result = model(GREY)
+    writer = PredictionWriter(tmp_path, model.labels)
+    writer.write(result, None, "a.png")
+    assert writer.close() == [tmp_path / "semantic"]
+    with Image.open(tmp_path / "semantic" / "a.png") as written:
+        assert result.semantic is not None
+        assert np.array_equal(np.asarray(written), result.semantic)
+
+
+def test_nothing_predicted_writes_nothing(tmp_path: Path, tiny_checkpoint: Checkpoint):
+    assert PredictionWriter(tmp_path, tiny_checkpoint.labels).close() == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_run_lengths_by_hand():
+    # Down the columns: 1 False, 2 True, 4 False, 2 True; the fourth as the difference to the second, 0.
+    mask = np.array([[0, 0, 1], [1, 0, 1], [1, 0, 0]], dtype=bool)
+    assert run_lengths(mask) == "124" + "0" + "1"

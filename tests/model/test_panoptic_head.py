@@ -667,6 +667,21 @@ def test_of_several_zeros_the_first_instance_counts() -> None:
     assert (maps.ids[:8, :8] == 1).all()
 
 
+def test_an_earlier_instance_far_away_wins_a_tie_at_zero() -> None:
+    found = detections([[0, 0, 8, 8], [16, 0, 24, 8]], [0.9, 0.8], [0, 1], [5, 3])
+    check(found, constant(-9, -9, -3, -3), [(2, 512)])
+    check(found, constant(-9, -9, -3, -2.5), [(2, 448), (3, 64)])
+    swapped = detections([[0, 0, 8, 8], [16, 0, 24, 8]], [0.8, 0.9], [0, 1], [3, 5])
+    check(swapped, constant(-9, -9, -3, -3), [(3, 512)])
+
+
+def test_inside_of_all_boxes_unknown_can_win_where_stuff_beats_every_thing() -> None:
+    found = detections([[0, 0, 8, 8], [4, 0, 12, 8]], [0.9, 0.8], [0, 0], [5, 6])
+    maps = check(found, constant(-1, -2, -9, -3), [(0, 480)], overlap_threshold=0.6)
+    assert (maps.ids[:8, 4:8] == 0).all()  # unknown -3 + 9
+    assert maps.ids[0, 0] == 1  # the second instance's 0, but it looks like stuff
+
+
 def test_unknown_takes_what_no_instance_explains() -> None:
     found = detections([[0, 0, 16, 16]], [0.9], [0], [3])
     maps = check(found, constant(1, 0, 2, 4), [(2, 256)])

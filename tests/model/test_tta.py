@@ -358,6 +358,25 @@ def test_candidates_have_their_own_rule() -> None:
     assert found_scores(instances(outputs)) == [0.85, 0.75, 0.45]
 
 
+def test_looks_that_disagree_about_the_class_do_not_add_up() -> None:
+    rule = Suppression(0.3, 0.5, class_agnostic=True)
+    told = Told([[(*BOX, 0, 0.9)], [(*BOX, 1, 0.8)]], detection_rule=rule)
+    found = instances(see(seer(told), [USUAL, USUAL], (100, 200)))
+    assert found_boxes(found) == [list(BOX)]
+    assert found_scores(found) == [0.45]
+    assert found.labels[0, 0] == 0
+
+
+def test_what_another_class_suppressed_counts_for_nobody() -> None:
+    # The second overlaps both others by 2 / 3 and is of the class of the third; these overlap by 3 / 7.
+    row = [(20.0 * step, 0.0, 20.0 * step + 100, 10.0) for step in range(3)]
+    told = Told(
+        [[(*row[0], 1, 0.9), (*row[1], 0, 0.85), (*row[2], 0, 0.8)]],
+        detection_rule=Suppression(0.05, 0.5, class_agnostic=True),
+    )
+    assert found_scores(instances(see(seer(told), [USUAL], (100, 200)))) == [0.9, 0.8]
+
+
 UPSNET = {
     "model__semantic__things": "separate",
     "model__fusion__kind": "panoptic_logits",
@@ -436,6 +455,17 @@ def test_masks_of_overlapping_boxes_vote() -> None:
     torch.testing.assert_close(masks(found)[0, 0].sigmoid(), torch.tensor([[0.75, 1, 1, 1]] * 4))
     torch.testing.assert_close(masks(found)[0, 1].sigmoid(), torch.ones(4, 4))
     assert (masks(found)[0, 0, :, 1:] > 10).all()
+
+
+def test_each_voter_is_asked_in_its_own_look() -> None:
+    told = Told(
+        [[(*BOX, 0, 0.9)], [(*BOX, 0, 0.6)]],
+        [lambda boxes: torch.zeros(len(boxes), 4, 4), lambda boxes: torch.full((len(boxes), 4, 4), log(9.0))],
+    )
+    found = instances(see(seer(told), [USUAL, USUAL], (100, 200), mask_voting=0.5))
+    # Mean of the looks 0.7 with mean score 0.75, and 0.5 and 0.9 with the scores of their boxes.
+    expected = (0.75 * 0.7 + 0.9 * 0.5 + 0.6 * 0.9) / (0.75 + 0.9 + 0.6)
+    torch.testing.assert_close(masks(found)[0, 0].sigmoid(), torch.full((4, 4), expected))
 
 
 def test_boxes_that_overlap_too_little_have_no_vote_on_masks() -> None:

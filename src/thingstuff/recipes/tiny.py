@@ -122,8 +122,8 @@ def tiny_scenes_upsnet() -> Recipe:
     return derive(
         tiny_scenes(),
         name="tiny_scenes_upsnet",
-        model__semantic=SemanticConfig(kind="deformable", channels=32, num_layers=2, norm="batch", things="separate"),
+        model__semantic=SemanticConfig(kind="deformable", channels=64, num_layers=2, norm="batch", things="separate"),
         model__fusion=FusionConfig(kind="panoptic_logits", score_threshold=0.6, overlap_threshold=0.3, stuff_area=64),
-        loss__roi_semantic_weight=0.2,
+        loss__roi_semantic_weight=1.0,
         loss__panoptic_weight=0.5,
     )
