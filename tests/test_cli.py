@@ -18,6 +18,8 @@ from thingstuff import __version__, cli, commands, demo
 from thingstuff.checkpoint import Checkpoint, save_checkpoint
 from thingstuff.data.coco import panoptic_annotation, panoptic_truth, save_panoptic_png, write_json
 from thingstuff.data.scenes import SCENES, SceneSource
+from thingstuff.recipe import Recipe
+from thingstuff.recipe_model import TTAConfig
 from thingstuff.recipes import RECIPES
 
 HEAVY = ("torch", "pydantic", "tyro", "numpy", "PIL")
@@ -360,6 +362,72 @@ def test_evaluate_says_what_is_missing(shell: Shell, checkpoint: Path):
     refused = shell(f"evaluate {checkpoint} --data scenes --split test")
     assert_refused(refused, "panoptic_test.json", "splits here: val")
     assert_refused(shell(f"evaluate {checkpoint} --data scenes/panoptic_val.json"), "this is a file")
+
+
+# --- several looks, and networks that lack a part ---
+
+
+@pytest.mark.parametrize("options", ["", " --tta"])
+def test_looking_several_times(shell: Shell, checkpoint: Path, options: str):
+    write_scenes(Path("scenes"))
+    done = shell(f"evaluate {checkpoint} --data scenes --out o --json{options}")
+    assert done.code == 0
+    tta = json.loads(done.out)["tta"]
+    assert tta == (TTAConfig().model_dump(mode="json") if options else None)
+    assert shell(f"predict {checkpoint} scenes/images --out p{options}").code == 0
+    for out in ("o", "p"):
+        assert len(predicted(Path(out))["annotations"]) == 2
+
+
+def test_looking_several_times_is_more_than_once(shell: Shell, checkpoint: Path):
+    make_pictures(Path("in"), "a.png")
+    for out, options in (("o", ""), ("p", "--tta")):
+        assert shell(f"predict {checkpoint} in --out {out} {options}").code == 0
+    once, several = (Path(out, "predictions/a.png").read_bytes() for out in ("o", "p"))
+    assert once != several
+
+
+INSTANCE = "model__semantic=None, model__fusion=None"
+DETECTION = f"{INSTANCE}, model__region__mask_head=None"
+SEMANTIC = "model__region=None, model__fusion=None"
+
+
+@pytest.mark.parametrize(
+    ("parts", "numbers", "written"),
+    [
+        (INSTANCE, {"box_ap", "mask_ap"}, "instances.json"),
+        (DETECTION, {"box_ap"}, "instances.json"),
+        (SEMANTIC, {"semantic"}, "semantic"),
+    ],
+)
+@pytest.mark.parametrize("options", ["", "--tta"])
+def test_networks_that_make_no_panoptic_map(
+    shell: Shell, parts: str, numbers: set[str], written: str, options: str, tiny_recipe: Recipe
+):
+    make_pictures(Path("in"), "7.png", "b.png")
+    Path("tiny.json").write_text(tiny_recipe.model_dump_json())
+    Path("mine.py").write_text(
+        "from pathlib import Path\nfrom thingstuff.recipe import derive, read_recipe\n"
+        f"def part():\n    return derive(read_recipe(Path('tiny.json').read_text(), ''), {parts})\n"
+    )
+    assert shell(f"train mine.py:part --out run {SHORT} --source.size 64 96").code == 0
+    done = shell(f"evaluate run/best.safetensors --out o --json {options}")
+    assert done.code == 0
+    values = json.loads(done.out)
+    assert {"pq", "things", "per_class", "box_ap", "mask_ap", "semantic"} & values.keys() == numbers
+    assert (values["tta"] is None) == (not options)
+    table = shell(f"evaluate run/best.safetensors --out o {options}").out
+    assert ("AP" in table) == ("box_ap" in numbers)
+    assert "PQ" not in table
+
+    done = shell(f"predict run/best.safetensors in --out p --overlay --json {options}")
+    assert json.loads(done.out)["written"] == [f"p/{written}"]
+    assert {path.name for path in Path("p").iterdir()} == {"overlays", written}
+    assert {path.name for path in Path("p/overlays").iterdir()} == {"7.jpg", "b.jpg"}
+    if written == "instances.json":
+        rows = json.loads(Path("p/instances.json").read_text())
+        assert {row["image_id"] for row in rows} <= {7, "b"}
+        assert all(("segmentation" in row) == ("mask_ap" in numbers) for row in rows)
 
 
 # --- train, demo, recipes ---

@@ -406,10 +406,8 @@ def test_every_network_can_look_several_times(
         ((0, 10), {"scales": (0.001,)}, [(1, 1)]),
     ],
 )
-def test_sizes_of_the_looks(
-    limits: tuple[int, int], changes: dict[str, Any], sizes: list[tuple[int, int]]
-) -> None:
-    tta = TTAConfig(**{"scales": (0.5, 1.0, 2.0)} | changes)
+def test_sizes_of_the_looks(limits: tuple[int, int], changes: dict[str, Any], sizes: list[tuple[int, int]]) -> None:
+    tta = TTAConfig.model_validate({"scales": (0.5, 1.0, 2.0)} | changes)
     assert look_sizes((100, 200), *limits, tta) == sizes
 
 

@@ -7,14 +7,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from faster_coco_eval import mask as mask_api
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from PIL import Image
-from pycocotools import mask as mask_api
 
 from thingstuff.checkpoint import Checkpoint
 from thingstuff.errors import InputError
+from thingstuff.evaluation.ap import encode_masks
 from thingstuff.model.build import build_network
 from thingstuff.predict import Model
 from thingstuff.predictions import PredictionWriter, common_folder, find_pictures, predict_files, run_lengths
@@ -141,6 +142,22 @@ def test_nothing_predicted_writes_nothing(tmp_path: Path, tiny_checkpoint: Check
 
 
 def test_run_lengths_by_hand():
-    # Down the columns: 1 False, 2 True, 4 False, 2 True; the fourth as the difference to the second, 0.
+    # Down the columns: 1 False, 2 True, 3 False, 2 True, 1 False; the last two as differences: 0, -2.
     mask = np.array([[0, 0, 1], [1, 0, 1], [1, 0, 0]], dtype=bool)
-    assert run_lengths(mask) == "124" + "0" + "1"
+    assert run_lengths(mask) == "1230" + chr(48 + 32 - 2)
+    assert run_lengths(np.ones((2, 3), bool)) == "06"
+    # 100 is 3 * 32 + 4: the lower five bits first, with the bit that says that more follow.
+    assert run_lengths(np.zeros((10, 10), bool)) == chr(48 + 32 + 4) + chr(48 + 3)
+
+
+@given(arrays(bool, array_shapes(min_dims=2, max_dims=2, max_side=40)))
+def test_run_lengths_are_those_of_other_tools(mask: np.ndarray):
+    assert run_lengths(mask) == encode_masks(mask[None])[0]["counts"].decode("ascii")
+
+
+@given(st.integers(1, 200), st.integers(1, 200), st.data())
+def test_run_lengths_of_large_objects(height: int, width: int, data: st.DataObject):
+    mask = np.zeros((height, width), bool)
+    top, left = data.draw(st.integers(0, height - 1)), data.draw(st.integers(0, width - 1))
+    mask[top : data.draw(st.integers(top + 1, height)), left : data.draw(st.integers(left + 1, width))] = True
+    assert np.array_equal(mask_api.decode({"size": [height, width], "counts": run_lengths(mask)}), mask)

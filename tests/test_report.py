@@ -106,6 +106,13 @@ def test_parts_that_are_empty_are_left_out(tmp_path):
     assert not page.all("section")
 
 
+def test_panoptic_quality_is_explained_where_it_is_shown(tmp_path):
+    explanation = "What the numbers mean"
+    assert explanation not in write(tmp_path, headlines=[Headline("box AP", 0.4), Headline("mask AP", 0.3)]).texts
+    assert explanation in write(tmp_path, headlines=[Headline("PQ", 0.4)]).texts
+    assert explanation in write(tmp_path, classes=[row("car", True)]).texts
+
+
 def test_classes_are_grouped_and_keep_their_order(tmp_path):
     rows = [row("road", False), row("sky", False, None), row("zebra", True), row("ant", True, 0.0)]
     page = write(tmp_path, classes=rows)

@@ -676,8 +676,8 @@ def test_an_earlier_instance_far_away_wins_a_tie_at_zero() -> None:
 
 
 def test_inside_of_all_boxes_unknown_can_win_where_stuff_beats_every_thing() -> None:
-    found = detections([[0, 0, 8, 8], [4, 0, 12, 8]], [0.9, 0.8], [0, 0], [5, 6])
-    maps = check(found, constant(-1, -2, -9, -3), [(0, 480)], overlap_threshold=0.6)
+    found = detections([[0, 0, 8, 8], [4, 0, 12, 8]], [0.9, 0.8], [1, 1], [5, 6])
+    maps = check(found, constant(-1, -2, -20, -9, -3), [(0, 480)], overlap_threshold=0.6)
     assert (maps.ids[:8, 4:8] == 0).all()  # unknown -3 + 9
     assert maps.ids[0, 0] == 1  # the second instance's 0, but it looks like stuff
 
@@ -707,6 +707,9 @@ def test_only_stuff_and_only_things() -> None:
     nothing = segment(Outputs(None, constant(3, 4)), SIZE, SIZE, 0, unknown=False)
     assert segments(nothing) == []
     assert (nothing.ids == 0).all()
+    low = detections([[0, 0, 8, 8]], [0.2], [1], [5])
+    assert_same(segment(Outputs(low, constant(3, 4)), SIZE, SIZE, 0, unknown=False), nothing)
+    assert_same(segment_in_graph(Outputs(low, constant(3, 4)), SIZE, SIZE, 0, unknown=False), nothing)
 
 
 def test_padding_is_cropped_before_the_resize() -> None:

@@ -377,6 +377,13 @@ def test_what_another_class_suppressed_counts_for_nobody() -> None:
     assert found_scores(instances(see(seer(told), [USUAL], (100, 200)))) == [0.9, 0.8]
 
 
+def test_candidates_may_be_less_sure_than_detections() -> None:
+    told = Told([[(*BOX, 0, 0.03)]], candidate_rule=Suppression(0.02, 0.5, class_agnostic=True))
+    outputs = see(seer(told), [USUAL], (100, 200))
+    assert found_scores(outputs.candidates) == [0.03]
+    assert found_scores(outputs.instances) == []
+
+
 UPSNET = {
     "model__semantic__things": "separate",
     "model__fusion__kind": "panoptic_logits",

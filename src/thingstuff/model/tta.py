@@ -186,7 +186,9 @@ def _unite(
 ) -> tuple[Instances, Instances | None]:
     """Detections, and candidates for the panoptic map where other rules hold for them, from the boxes of all looks."""
     boxes, scores = (torch.cat(parts, dim=1) for parts in zip(*((one.boxes, one.scores) for one in seen), strict=True))
-    votes = _votes(boxes, scores, [one.scores.shape[1] for one in seen], region.detection_rule.score_threshold)
+    rules = [rule for rule in (region.detection_rule, region.candidate_rule) if rule is not None]
+    lowest = min(rule.score_threshold for rule in rules)
+    votes = _votes(boxes, scores, [one.scores.shape[1] for one in seen], lowest)
 
     def choose(rule: Suppression) -> Instances:
         found = _mean_scores(region.select(boxes, scores, rule), votes, len(seen), rule)
@@ -201,13 +203,14 @@ def _unite(
             found = _add_votes(region, seen, found, votes, _agree(overlaps, mask_voting), size)
         return found
 
-    return choose(region.detection_rule), None if region.candidate_rule is None else choose(region.candidate_rule)
+    detections, *candidates = map(choose, rules)
+    return detections, candidates[0] if candidates else None
 
 
 def _votes(
     boxes: Float32[Tensor, "1 N #T 4"], scores: Float32[Tensor, "1 N T"], counts: Sequence[int], threshold: float
 ) -> _Votes:
-    """All pairs of box and class above the threshold of detections; ``counts`` of the N boxes are of each look."""
+    """All pairs of box and class above the threshold; ``counts`` of the N boxes are of each look."""
     rows, labels = (scores[0] > threshold).nonzero(as_tuple=True)
     own = labels if boxes.shape[2] > 1 else torch.zeros_like(labels)
     looks = torch.arange(len(counts), device=rows.device).repeat_interleave(torch.tensor(counts, device=rows.device))
