@@ -8,16 +8,18 @@ python benchmarks/panoptic_head.py [--repeats 5]
 """
 
 import argparse
+import multiprocessing
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
-from thingstuff.model.fusion import merge_by_score, segment_by_logits
+from thingstuff.model.fusion import merge_by_score, panoptic_logits, segment_by_logits
 from thingstuff.structures import Instances, Outputs, PanopticMaps, Semantic, Size
 
 SIZE = 800, 1216
@@ -32,33 +34,52 @@ CASES: tuple[tuple[int, int, Size], ...] = (
     (30, 4, SIZE),
 )
 """Instances, pixels from blob to blob, size of the map."""
+FUSIONS = {"merge by score": merge_by_score, "panoptic head": segment_by_logits}
+PLAIN = "panoptic head, all channels held"
 PROCESS = Path("/proc/self")
 
 
 def main() -> None:
-    """Measure both and print a table."""
+    """Measure both and print two tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5)
     repeats = parser.parse_args().repeats
     torch.set_num_threads(1)  # threads that wait for each other would count as processor time
-    print("| instances | blobs, px | map | | CPU ms | wall ms | peak MB | segments | times faster, CPU | wall |")
-    print("|---|---|---|---|---|---|---|---|---|---|")
+    print("| instances | blobs, px | map | | CPU ms | wall ms | segments | times faster, CPU | wall |")
+    print("|---|---|---|---|---|---|---|---|---|")
     for count, blob, output_size in CASES:
-        outputs = make_outputs(count, blob)
+        outputs = make_outputs(count, blob, SIZE)
         call = {"outputs": outputs, "row": 0, "size": SIZE, "output_size": output_size, "num_stuff": STUFF}
-        case = f"| {count} | {blob} | {output_size[0]} x {output_size[1]}"
-        merge, head = partial(merge_by_score, **call), partial(segment_by_logits, **call)
-        merge_times, head_times = measure(merge, head, repeats)
-        for name, function, times in (("merge by score", merge, merge_times), ("panoptic head", head, head_times)):
-            ratios = " | ".join(f"{other / own:.2f}" for other, own in zip(merge_times, times, strict=True))
-            megabytes, segments = peak_memory(function)
-            print(f"{case} | {name} | {times[0]:.0f} | {times[1]:.0f} | {megabytes} | {segments} | {ratios} |")
+        functions = [partial(function, **call) for function in FUSIONS.values()]
+        times = measure(functions, repeats)
+        for name, function, mine in zip(FUSIONS, functions, times, strict=True):
+            ratios = " | ".join(f"{first / own:.2f}" for first, own in zip(times[0], mine, strict=True))
+            case = f"| {count} | {blob} | {output_size[0]} x {output_size[1]} | {name}"
+            print(f"{case} | {mine[0]:.0f} | {mine[1]:.0f} | {len(function().labels)} | {ratios} |")
+    if not (PROCESS / "clear_refs").exists():
+        return  # only Linux tells
+    print("\n| 100 instances, 800 x 1344 | peak memory above the outputs, MB |\n|---|---|")
+    for name in (*FUSIONS, PLAIN):
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            print(f"| {name} | {pool.apply(peak_memory, (name,)):.0f} |")
 
 
-def make_outputs(count: int, blob: int) -> Outputs:
+def plain_head(outputs: Outputs, row: int, size: Size, output_size: Size, *, num_stuff: int) -> Tensor:
+    """The argmax over all channels at full size, without pruning and what follows."""
+    found, semantic = outputs.instances, outputs.semantic
+    assert found is not None
+    assert found.mask_logits is not None
+    assert semantic is not None
+    full = F.interpolate(semantic.logits, scale_factor=4, mode="bilinear", align_corners=False)[row]
+    boxes = found.boxes[row] - torch.tensor([0, 0, 1, 1])
+    channels = panoptic_logits(full, boxes, found.labels[row], found.mask_logits[row], num_stuff=num_stuff)
+    return channels.argmax(dim=0)
+
+
+def make_outputs(count: int, blob: int, size: Size) -> Outputs:
     """Boxes of all sizes, a third of them beside an earlier one of their class; masks roughly round."""
     generator = torch.Generator().manual_seed(0)
-    height, width = SIZE
+    height, width = size
     coarse = 3 * torch.randn(1, STUFF + THINGS, height // blob + 1, width // blob + 1, generator=generator)
     logits = F.interpolate(coarse, size=(height // 4, width // 4), mode="bilinear", align_corners=True)
     centers = torch.rand(count, 2, generator=generator) * torch.tensor([width, height])
@@ -85,28 +106,27 @@ def make_outputs(count: int, blob: int) -> Outputs:
     return Outputs(found, Semantic(logits))
 
 
-def measure(
-    first: Callable[[], PanopticMaps], second: Callable[[], PanopticMaps], repeats: int
-) -> tuple[list[float], list[float]]:
-    """Median processor and wall-clock time of both, taken in turn, in milliseconds."""
-    times: tuple[list[tuple[float, float]], ...] = ([], [])
+def measure(functions: Sequence[Callable[[], PanopticMaps]], repeats: int) -> list[tuple[float, float]]:
+    """Median processor and wall-clock time of each, taken in turn, in milliseconds."""
+    times: list[list[tuple[float, float]]] = [[] for _ in functions]
     for _ in range(repeats + 1):
-        for function, mine in zip((first, second), times, strict=True):
+        for function, mine in zip(functions, times, strict=True):
             processor, wall = time.process_time(), time.perf_counter()
             function()
             mine.append((1000 * (time.process_time() - processor), 1000 * (time.perf_counter() - wall)))
-    medians = [[statistics.median(column) for column in zip(*mine[1:], strict=True)] for mine in times]
-    return medians[0], medians[1]
+    columns = [list(zip(*mine[1:], strict=True)) for mine in times]
+    return [(statistics.median(processor), statistics.median(wall)) for processor, wall in columns]
 
 
-def peak_memory(function: Callable[[], PanopticMaps]) -> tuple[str, int]:
-    """By how many megabytes the process grows meanwhile, where the system tells (Linux); and segments found."""
-    if not (PROCESS / "clear_refs").exists():
-        return "?", len(function().labels)
+def peak_memory(name: str) -> float:
+    """By how many megabytes a fresh process grows meanwhile."""
+    torch.set_num_threads(1)
+    outputs = make_outputs(100, 128, (800, 1344))
     (PROCESS / "clear_refs").write_text("5")  # forgets the peak so far
     before = resident("VmRSS")
-    segments = len(function().labels)
-    return f"{resident('VmHWM') - before:.0f}", segments
+    function = plain_head if name == PLAIN else FUSIONS[name]
+    function(outputs, 0, (800, 1333), (800, 1333), num_stuff=STUFF)
+    return resident("VmHWM") - before
 
 
 def resident(field: str) -> float:

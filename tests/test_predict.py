@@ -14,10 +14,11 @@ from thingstuff.data.scenes import SCENES, draw_scene
 from thingstuff.errors import InputError
 from thingstuff.labels import LabelSet
 from thingstuff.model.build import build_network
-from thingstuff.predict import Model, Result, as_array, load, look_sizes, to_panoptic
+from thingstuff.predict import Model, as_array, load, look_sizes
 from thingstuff.recipe import derive
 from thingstuff.recipe_model import TTAConfig
-from thingstuff.structures import Panoptic, PanopticMaps, decode_ids
+from thingstuff.result import Result
+from thingstuff.structures import decode_ids
 
 SCENE = draw_scene(3, 0, (64, 96)).image
 STUFF_IDS = {category.id for category in SCENES.categories if not category.isthing}
@@ -409,35 +410,6 @@ def test_every_network_can_look_several_times(
 def test_sizes_of_the_looks(limits: tuple[int, int], changes: dict[str, Any], sizes: list[tuple[int, int]]) -> None:
     tta = TTAConfig.model_validate({"scales": (0.5, 1.0, 2.0)} | changes)
     assert look_sizes((100, 200), *limits, tta) == sizes
-
-
-# --- to_panoptic ---
-
-
-def test_segments_are_renumbered_without_gaps() -> None:
-    ids = torch.tensor([[0, 2, 2], [4, 4, 2]], dtype=torch.int32)
-    maps = PanopticMaps(
-        ids=ids,
-        labels=torch.tensor([3, 6, 1, 0]),
-        scores=torch.tensor([0.9, 0.75, 0.5, 1.0]),
-        areas=torch.tensor([0, 3, 0, 2]),
-        valid=torch.tensor([False, True, False, True]),
-    )
-    found = to_panoptic(maps, SCENES)
-    assert isinstance(found, Panoptic)
-    assert found.ids.tolist() == [[0, 1, 1], [2, 2, 1]]
-    car, sky = found.segments
-    assert (car.id, car.name, car.category_id, car.isthing, car.score) == (1, "car", 7, True, 0.75)
-    assert (car.area, car.bbox) == (3, (1, 0, 2, 2))
-    assert (sky.id, sky.name, sky.isthing, sky.score, sky.area, sky.bbox) == (2, "sky", False, None, 2, (0, 1, 2, 1))
-
-
-def test_a_map_without_segments() -> None:
-    empty = torch.zeros(0)
-    maps = PanopticMaps(torch.zeros(2, 3, dtype=torch.int32), empty.long(), empty, empty.long(), empty.bool())
-    found = to_panoptic(maps, SCENES)
-    assert found.segments == ()
-    assert not found.ids.any()
 
 
 # --- load ---

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from thingstuff.errors import InputError
     from thingstuff.evaluation.files import score
-    from thingstuff.predict import Model, Result, load
+    from thingstuff.predict import Model, load
     from thingstuff.recipe import Recipe, derive
+    from thingstuff.result import Result
     from thingstuff.structures import Panoptic, Segment
 
 __version__ = "0.1.0"
@@ -24,7 +25,7 @@ _HOMES = {
     "Model": "predict",
     "Panoptic": "structures",
     "Recipe": "recipe",
-    "Result": "predict",
+    "Result": "result",
     "Segment": "structures",
     "derive": "recipe",
     "load": "predict",

@@ -15,8 +15,9 @@ from thingstuff.evaluation import ap
 from thingstuff.evaluation.miou import MeanIou, confusion_matrix, mean_iou
 from thingstuff.evaluation.pq import PictureMatch, Score, match_picture, panoptic_quality
 from thingstuff.labels import LabelSet
-from thingstuff.predict import Model, Result
+from thingstuff.predict import Model
 from thingstuff.recipe_model import TTAConfig
+from thingstuff.result import Result
 from thingstuff.structures import VOID_LABEL, Panoptic, Sample
 
 

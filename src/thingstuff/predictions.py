@@ -12,8 +12,9 @@ from PIL import Image
 from thingstuff.data.coco import panoptic_annotation, save_panoptic_png, write_json
 from thingstuff.errors import InputError
 from thingstuff.labels import LabelSet
-from thingstuff.predict import DetectedInstances, Model, Result
+from thingstuff.predict import Model
 from thingstuff.progress import track
+from thingstuff.result import DetectedInstances, Result
 
 PICTURE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", ".gif", ".ppm", ".pgm"))
 """What is taken for a picture in a folder; a file named outright is opened whatever its name."""

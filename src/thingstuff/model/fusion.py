@@ -4,7 +4,7 @@ from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Float, Float32, Int64, UInt8
 from torch import Tensor
 
 from thingstuff.model import boxes as box_ops
@@ -257,8 +257,15 @@ def _rank(outputs: Outputs, row: int, num_things: int, score_threshold: float) -
         return Ranked(nothing.view(0, 4), nothing.long(), nothing, nothing.view(0, 1, 1), nothing.bool())
     scores = found.scores[row]
     usable = found.valid[row] & (scores > score_threshold)
-    order = scores.masked_fill(~usable, -1).argsort(descending=True, stable=True)
+    order = _falling_order(scores.masked_fill(~usable, -1))
     # Our boxes end where their last pixel ends, those of the panoptic head name that pixel.
     boxes = found.boxes[row] - found.boxes.new_tensor((0, 0, 1, 1))
     columns = boxes, found.labels[row], scores, found.mask_logits[row], usable
     return Ranked(*(column.index_select(0, order) for column in columns))
+
+
+def _falling_order(scores: Float32[Tensor, " D"]) -> Int64[Tensor, " D"]:
+    """Sort by counting, equal scores in their order: ONNX has no stable sort."""
+    rows = torch.arange(len(scores), device=scores.device)
+    ahead = (scores > scores[:, None]) | ((scores == scores[:, None]) & (rows < rows[:, None]))
+    return torch.zeros_like(rows).scatter(0, ahead.sum(dim=1), rows)

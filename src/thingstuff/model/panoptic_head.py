@@ -217,7 +217,9 @@ def tabulate(
     ids_by_class = torch.cat([stuff_ids, torch.zeros_like(gained[num_stuff:])])
     thing_ids = torch.where(becomes_stuff, ids_by_class.index_select(0, look), thing_ids)
     ids_by_winner = torch.cat([stuff_ids, thing_ids, thing_ids.new_zeros(1)]).int()
-    order = (~valid).to(torch.uint8).argsort(stable=True)
+    # Rows move to their id; the others follow.
+    places = torch.where(valid, valid.cumsum(0), valid.sum() + (~valid).cumsum(0)) - 1
+    order = torch.zeros_like(places).scatter(0, places, torch.arange(len(valid), device=places.device))
     columns = (
         torch.cat([labels + num_stuff, torch.arange(num_stuff, device=labels.device)]),
         torch.cat([scores, scores.new_ones(num_stuff)]),
