@@ -16,8 +16,12 @@ import torch
 from thingstuff.convert.classes import coco_labels
 from thingstuff.model.build import build_network
 from thingstuff.model.panoptic import PanopticSegmenter
+from thingstuff.model.region import RegionBranch, Suppression
 from thingstuff.recipe import Recipe, derive
 from thingstuff.recipes import upsnet_r50_coco
+
+CANDIDATES = Suppression(0.6, 0.5, class_agnostic=True)
+"""UPSNet's rule for the instances of the map."""
 
 
 def main() -> None:
@@ -47,6 +51,8 @@ def main() -> None:
 def _build(recipe: Recipe) -> PanopticSegmenter:
     torch.manual_seed(0)
     network = build_network(recipe, coco_labels()).eval()
+    if isinstance(network.region, RegionBranch):
+        network.region.candidate_rule = CANDIDATES  # without fusion there is none, but the same masks are wanted
     return network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
 

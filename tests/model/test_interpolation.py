@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from thingstuff.model.interpolation import nearest, resize_masks, surround, upsample_all, upsample_window
+from thingstuff.model.interpolation import nearest, resize_masks, sample, surround, upsample_all, upsample_window
 
 seeds = st.integers(0, 2**31)
 
@@ -20,10 +20,17 @@ def corners(*boxes: tuple[int, int, int, int]) -> Tensor:
     return torch.tensor(boxes, dtype=torch.int64).view(-1, 4)
 
 
+def resized(masks: Tensor, boxes: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Masks of all boxes at the given pixels."""
+    side = masks.shape[1]
+    y = sample(boxes[:, 1], boxes[:, 3], side, rows[None])
+    return resize_masks(masks, y, sample(boxes[:, 0], boxes[:, 2], side, columns[None]))
+
+
 def patch(mask: Tensor, box: tuple[int, int, int, int]) -> Tensor:
     """One mask at all pixels of its box."""
     x1, y1, x2, y2 = box
-    return resize_masks(mask[None], corners(box), torch.arange(y1, y2 + 1), torch.arange(x1, x2 + 1))[0]
+    return resized(mask[None], corners(box), torch.arange(y1, y2 + 1), torch.arange(x1, x2 + 1))[0]
 
 
 # --- logits, four times larger ---
@@ -97,7 +104,7 @@ def test_many_masks_at_all_pixels_have_the_bits_of_each_at_those_of_its_box(
 ) -> None:
     boxes = [(min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)) for x1, y1, x2, y2 in boxes]
     masks = noise(len(boxes), 7, 7, seed=seed)
-    together = resize_masks(masks, corners(*boxes), torch.arange(24), torch.arange(30))
+    together = resized(masks, corners(*boxes), torch.arange(24), torch.arange(30))
     for mask, plane, box in zip(masks, together, boxes, strict=True):
         x1, y1, x2, y2 = box
         alone = patch(mask, box)[max(-y1, 0) : max(24 - y1, 0), max(-x1, 0) : max(30 - x1, 0)]
@@ -107,20 +114,20 @@ def test_many_masks_at_all_pixels_have_the_bits_of_each_at_those_of_its_box(
 
 def test_masks_of_one_cell_and_boxes_of_less_than_a_pixel() -> None:
     pixels = torch.arange(4)
-    assert (resize_masks(torch.full((1, 1, 1), 3.0), corners((0, 0, 3, 3)), pixels, pixels) == 3).all()
+    assert (resized(torch.full((1, 1, 1), 3.0), corners((0, 0, 3, 3)), pixels, pixels) == 3).all()
     mask = torch.tensor([[[0.0, 2.0], [4.0, 6.0]]])
-    assert resize_masks(mask, corners((2, 2, 1, 0)), pixels[2:3], pixels[2:3]).tolist() == [[[3.0]]]
+    assert resized(mask, corners((2, 2, 1, 0)), pixels[2:3], pixels[2:3]).tolist() == [[[3.0]]]
 
 
 def test_no_masks() -> None:
-    assert resize_masks(torch.zeros(0, 28, 28), corners(), torch.arange(3), torch.arange(5)).shape == (0, 3, 5)
+    assert resized(torch.zeros(0, 28, 28), corners(), torch.arange(3), torch.arange(5)).shape == (0, 3, 5)
 
 
 def test_gradients_reach_the_mask() -> None:
     masks = noise(2, 5, 5).double().requires_grad_()
     pixels = torch.arange(9)
     assert torch.autograd.gradcheck(
-        lambda values: resize_masks(values, corners((0, 0, 8, 5), (2, 3, 4, 4)), pixels, pixels), masks
+        lambda values: resized(values, corners((0, 0, 8, 5), (2, 3, 4, 4)), pixels, pixels), masks
     )
 
 

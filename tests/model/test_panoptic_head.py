@@ -30,7 +30,6 @@ from thingstuff.model.panoptic_head import (
     label_pixels_in_graph,
     mask_evidence,
     semantic_evidence,
-    tabulate,
 )
 from thingstuff.structures import Instances, Outputs, PanopticMaps, Semantic, Size, StuffMajority
 
@@ -129,43 +128,13 @@ def test_example_2_channels() -> None:
         [[0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 5], [0, 0, 5, 5]],
     ]
     assert logits.argmax(dim=0).tolist() == [[0, 0, 3, 3], [0, 2, 2, 3], [0, 2, 2, 4], [0, 0, 4, 4]]
+    assert SEMANTIC_2.argmax(dim=0).tolist() == [[0, 0, 1, 1], [0, 2, 2, 1], [0, 2, 2, 2], [0, 0, 2, 2]]
 
 
 def test_example_2_pruning() -> None:
     # One cell at stride 4 is the whole map: its logits decide nothing here, the masks do.
     assert label_pixels(torch.zeros(4, 1, 1), RANKED_2, 2, 0.3, True).rows.tolist() == [0, 2]
     assert label_pixels(torch.zeros(4, 1, 1), RANKED_2, 2, 0.67, True).rows.tolist() == [0, 1, 2]
-
-
-@pytest.mark.parametrize(
-    ("limit", "classes", "table"),
-    [
-        (2, [[0, 0, 1, 1], [0, 2, 2, 1], [0, 2, 2, VOID], [0, 0, VOID, VOID]], [(2, 4, 0.9), (0, 6, 1.0), (1, 3, 1.0)]),
-        (3, [[0, 0, 1, 1], [0, 2, 2, 1], [0, 2, 2, VOID], [0, 0, VOID, VOID]], [(2, 4, 0.9), (0, 6, 1.0), (1, 3, 1.0)]),
-        (4, [[0, 0, VOID, VOID], [0, 2, 2, VOID], [0, 2, 2, VOID], [0, 0, VOID, VOID]], [(2, 4, 0.9), (0, 6, 1.0)]),
-        (8, [[VOID] * 4, [VOID, 2, 2, VOID], [VOID, 2, 2, VOID], [VOID] * 4], [(2, 4, 0.9)]),
-    ],
-)
-def test_example_2_map(limit: int, classes: list[list[int]], table: list[tuple[int, int, float]]) -> None:
-    winners = torch.tensor([[0, 0, 3, 3], [0, 2, 2, 3], [0, 2, 2, 4], [0, 0, 4, 4]], dtype=torch.int32)
-    semantic = SEMANTIC_2.argmax(dim=0).int()
-    assert semantic.tolist() == [[0, 0, 1, 1], [0, 2, 2, 1], [0, 2, 2, 2], [0, 0, 2, 2]]
-    labels, scores = (column[[0, 2]] for column in (RANKED_2.labels, RANKED_2.scores))
-    maps = tabulate(
-        winners, semantic, labels, scores, num_stuff=2, num_classes=4, stuff_area=limit, stuff_majority="half"
-    )
-    assert class_map(maps) == classes
-    valid = maps.valid.tolist()
-    assert valid == sorted(valid, reverse=True)
-    assert len(valid) == 4
-    rows = list(zip(maps.labels.tolist(), maps.areas.tolist(), maps.scores.tolist(), strict=True))[: sum(valid)]
-    assert rows == [(label, area, pytest.approx(score)) for label, area, score in table]
-    assert maps.areas[sum(valid) :].tolist() == [0] * (4 - sum(valid))
-    assert (maps.ids == 1).sum() == 4
-
-
-def class_map(maps: PanopticMaps) -> list[list[int]]:
-    return torch.cat([torch.tensor([VOID]), maps.labels])[maps.ids.long()].tolist()
 
 
 # --- the pure function ---
@@ -513,6 +482,17 @@ def test_large_maps_where_tiles_leave_channels_out(seed: int, count: int) -> Non
     assert_same(segment(outputs, size, size, 6), plain(outputs, size, size, 6))
 
 
+@pytest.mark.parametrize("order", [[4, 3, 2, 1, 0], [2, 0, 4, 1, 3]])
+def test_the_order_of_the_rows_does_not_matter(order: list[int]) -> None:
+    outputs = make_outputs(3)
+    *columns, logits = as_arguments(outputs)
+    permuted = as_outputs(*(column[:, order] for column in columns), logits)
+    expected = segment(outputs, (36, 52), (36, 52), 3)
+    assert len(expected.labels) > 3
+    assert_same(segment(permuted, (36, 52), (36, 52), 3), expected)
+    assert_same(segment_in_graph(permuted, (36, 52), (36, 52), 3), expected)
+
+
 def test_other_pictures_of_the_batch_do_not_matter() -> None:
     pictures = make_outputs(0), make_outputs(1)
     columns = zip(*(as_arguments(picture) for picture in pictures), strict=True)
@@ -718,61 +698,6 @@ def test_padding_is_cropped_before_the_resize() -> None:
     maps = segment(outputs, (8, 16), (16, 32), 2, stuff_area=0, unknown=False)
     assert segments(maps) == [(2, 256), (0, 256)]
     assert (maps.ids[:, 16:] == 1).all()
-
-
-# --- class decision: five stuff classes, three things, as the specification's cases ---
-
-
-@pytest.mark.parametrize(
-    ("looks", "half", "more_than_half"),
-    [
-        ([7] * 10, 7, 7),
-        ([2] * 10, 2, 2),
-        ([5] * 10, 7, 7),
-        ([2, 2, 2, 1, 1, 0, 0, 3, 3, 7], 7, 7),  # the largest stuff has 30 %
-        ([1] * 5 + [7] * 5, 1, 7),
-        ([7] * 6 + [1] * 4, 7, 7),
-        ([1] * 6 + [7] * 4, 1, 1),
-        ([4] * 5 + [3] * 5, 3, 7),  # of equal classes the smallest
-        ([6] * 5 + [1] * 5, 1, 7),
-        ([6] * 6 + [1] * 4, 7, 7),
-    ],
-)
-def test_class_decisions(looks: list[int], half: int, more_than_half: int) -> None:
-    winners = torch.full((1, 10), 5, dtype=torch.int32)
-    semantic = torch.tensor([looks], dtype=torch.int32)
-    decisions: tuple[tuple[StuffMajority, int], ...] = (("half", half), ("more_than_half", more_than_half))
-    for majority, expected in decisions:
-        maps = tabulate(
-            winners,
-            semantic,
-            torch.tensor([2]),
-            torch.tensor([0.9]),
-            num_stuff=5,
-            num_classes=8,
-            stuff_area=10,
-            stuff_majority=majority,
-        )
-        assert class_map(maps) == [[expected] * 10]
-        assert maps.scores[0] == pytest.approx(0.9 if expected == 7 else 1.0)
-
-
-def test_what_becomes_stuff_joins_it_and_counts_for_its_limit() -> None:
-    winners = torch.tensor([[0, 0, 1, 2, 2, 2, 3, 3, 4]], dtype=torch.int32)  # two stuff, two instances, unknown
-    semantic = torch.tensor([[0, 0, 1, 1, 1, 2, 3, 3, 3]], dtype=torch.int32)
-    labels, scores = torch.tensor([0, 1]), torch.tensor([0.9, 0.8])
-    expected = {
-        1: [2, 2, 3, 3, 3, 3, 1, 1, 0],
-        2: [2, 2, 3, 3, 3, 3, 1, 1, 0],
-        4: [0, 0, 2, 2, 2, 2, 1, 1, 0],
-        5: [0, 0, 0, 0, 0, 0, 1, 1, 0],
-    }
-    for limit, ids in expected.items():
-        maps = tabulate(
-            winners, semantic, labels, scores, num_stuff=2, num_classes=4, stuff_area=limit, stuff_majority="half"
-        )
-        assert maps.ids.tolist() == [ids]
-        assert maps.labels[0] == 3
 
 
 # --- export ---

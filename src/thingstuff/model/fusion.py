@@ -15,9 +15,9 @@ from thingstuff.model.panoptic_head import (
     label_pixels_in_graph,
     mask_evidence,
     semantic_evidence,
-    tabulate,
 )
 from thingstuff.model.pasting import Paste, find_paste
+from thingstuff.model.tabulate import tabulate
 from thingstuff.structures import MaskPaste, Outputs, PanopticMaps, Size, StuffMajority
 
 _CHANNELS_AT_ONCE = 8
@@ -173,7 +173,7 @@ def panoptic_logits(
         num_stuff: Stuff classes.
         unknown: Whether there is an unknown class; it is the last channel.
 
-    Source: Xiong et al., UPSNet, CVPR 2019, section 3.1.
+    Source: Xiong et al., UPSNet, CVPR 2019, section 3.
     """
     things = semantic_logits[num_stuff:]
     size = semantic_logits.shape[1], semantic_logits.shape[2]
@@ -219,7 +219,7 @@ def segment_by_logits(
         unknown: Whether there is an unknown class.
         stuff_majority: Share of an instance that must look like one stuff class for it to become that.
 
-    Source: Xiong et al., UPSNet, CVPR 2019, section 3.2. Without any instance there is no channel for one.
+    Source: Xiong et al., UPSNet, CVPR 2019, section 3; without any instance there is no channel for one.
     """
     assert outputs.semantic is not None
     logits = outputs.semantic.logits[row].float()

@@ -5,15 +5,33 @@ piece could differ from that of the whole wherever two channels nearly tie. Here
 ``low + (high - low) * weight``, rounded after each step, everywhere.
 """
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int64, Shaped
+from jaxtyping import Float, Float32, Int64, Shaped
 from torch import Tensor
 
 from thingstuff.structures import Size
 
 STRIDE = 4
 """Pixels of the picture for each cell of the semantic logits, in each direction."""
+_WEIGHTS = tuple((pixel + 0.5) / STRIDE for pixel in range(STRIDE))
+"""Where the pixels between two neighbouring cells lie."""
+
+
+class Samples(NamedTuple):
+    """Pixels along one side of a box, in terms of its mask's rows (or columns).
+
+    Attributes:
+        low: The row before each pixel.
+        high: The row after it.
+        weight: How far it is on the way, 0 to 1.
+    """
+
+    low: Int64[Tensor, "n P"]
+    high: Int64[Tensor, "n P"]
+    weight: Float32[Tensor, "n P"]
 
 
 def surround(
@@ -68,22 +86,25 @@ def upsample_all(cells: Float[Tensor, "channels rows columns"], size: Size) -> F
     return upsample(cells, 1)[:, 2 : 2 + size[0], 2 : 2 + size[1]]
 
 
-def resize_masks(
-    masks: Float[Tensor, "n M M"],
-    corners: Int64[Tensor, "n 4"],
-    rows: Int64[Tensor, " h"],
-    columns: Int64[Tensor, " w"],
-) -> Float[Tensor, "n h w"]:
-    """Masks resized to their boxes (bilinear, half-pixel, no antialiasing), as seen at some pixels of the map.
+def sample(first: Int64[Tensor, " n"], last: Int64[Tensor, " n"], side: int, pixels: Int64[Tensor, "#n P"]) -> Samples:
+    """Where pixels fall in rows (or columns) of masks resized to their boxes: bilinear, half-pixel, no antialiasing.
 
     Args:
-        masks: One inside each box.
-        corners: First and last pixel of each box, ``xyxy``; a side of less than a pixel counts as one.
-        rows: Pixels to look at; what lies outside of a box has no meaning.
-        columns: The same.
+        first: First pixel of each box.
+        last: Its last pixel; a box of less than a pixel counts as one.
+        side: Rows of a mask.
+        pixels: Pixels to look at; what lies outside of a box has no meaning.
     """
-    wide = _resample(masks.mT, corners[:, 0], corners[:, 2], columns)
-    return _resample(wide.mT, corners[:, 1], corners[:, 3], rows)
+    twice = 2 * (last - first + 1).clamp(min=1)[:, None]
+    # The position is a fraction over `twice`; whole numbers keep it exact.
+    position = ((2 * (pixels - first[:, None]) + 1) * side - twice // 2).clamp(min=0)
+    low = (position // twice).clamp(max=side - 1)
+    return Samples(low, (low + 1).clamp(max=side - 1), (position - low * twice) / twice)
+
+
+def resize_masks(masks: Float[Tensor, "n M M"], rows: Samples, columns: Samples) -> Float[Tensor, "n h w"]:
+    """Masks resized to their boxes, as seen at the sampled pixels."""
+    return _take(_take(masks.mT, columns).mT, rows)
 
 
 def nearest(plane: Shaped[Tensor, "h w"], size: Size) -> Shaped[Tensor, "H W"]:
@@ -97,24 +118,20 @@ def nearest(plane: Shaped[Tensor, "h w"], size: Size) -> Shaped[Tensor, "H W"]:
 
 def _between(values: Tensor, dim: int) -> Tensor:
     low, high = values.narrow(dim, 0, values.shape[dim] - 1), values.narrow(dim, 1, values.shape[dim] - 1)
-    weight = (torch.arange(STRIDE, dtype=torch.float32, device=values.device) + 0.5) / STRIDE
-    weight = weight.view(STRIDE, *[1] * (values.ndim - dim - 1))
+    weight = values.new_tensor(_WEIGHTS).view(STRIDE, *[1] * (values.ndim - dim - 1))
     return _lerp(low.unsqueeze(dim + 1), high.unsqueeze(dim + 1), weight).flatten(dim, dim + 1)
 
 
-def _resample(values: Tensor, first: Tensor, last: Tensor, pixels: Tensor) -> Tensor:
-    """Resize the middle dimension of ``(n, M, K)`` to ``first..last``, at the given pixels: ``(n, pixels, K)``."""
+def _take(values: Tensor, samples: Samples) -> Tensor:
+    """Sample the middle dimension of ``(n, M, K)``: ``(n, P, K)``."""
     count, side, rest = values.shape
-    twice = 2 * (last - first + 1).clamp(min=1)[:, None]
-    # The position is a fraction over `twice`; whole numbers keep it exact.
-    position = ((2 * (pixels - first[:, None]) + 1) * side - twice // 2).clamp(min=0)
-    low = (position // twice).clamp(max=side - 1)
-    high = (low + 1).clamp(max=side - 1)
-    weight = (position - low * twice) / twice
     table = values.reshape(count * side, rest)
-    origin = side * torch.arange(count, device=values.device)[:, None]
-    low, high = (table.index_select(0, (origin + index).flatten()).view(*index.shape, rest) for index in (low, high))
-    return _lerp(low, high, weight[..., None])
+    origin = torch.arange(0, count * side, side, device=values.device)[:, None] if count > 1 else 0
+    low, high = (
+        table.index_select(0, (index + origin).flatten()).view(*index.shape, rest)
+        for index in (samples.low, samples.high)
+    )
+    return _lerp(low, high, samples.weight[..., None])
 
 
 def _lerp(low: Tensor, high: Tensor, weight: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What is beneath UPSNet's panoptic head: evidence for each instance, the winner of each pixel, and the table.
+"""What is beneath UPSNet's panoptic head: evidence for each instance, and the winner of each pixel.
 
 The channels are the stuff classes, the instances in order of score, and the unknown class. ``label_pixels`` finds the
 argmax over them without ever holding more than a few planes, and works only inside of boxes; ``label_pixels_in_graph``
@@ -11,9 +11,17 @@ import torch
 from jaxtyping import Bool, Float, Float32, Int32, Int64
 from torch import Tensor
 
-from thingstuff.model.interpolation import STRIDE, resize_masks, surround, upsample_all, upsample_window
+from thingstuff.model.interpolation import (
+    STRIDE,
+    Samples,
+    resize_masks,
+    sample,
+    surround,
+    upsample_all,
+    upsample_window,
+)
 from thingstuff.model.strongest import pad_to_tiles, strongest, strongest_in_graph, touched_tiles
-from thingstuff.structures import PanopticMaps, Size, StuffMajority
+from thingstuff.structures import Size
 
 _INSTANCES_AT_ONCE = 4
 """Instances whose whole planes the graph form holds together."""
@@ -89,9 +97,14 @@ def mask_evidence(
         boxes: ``xyxy``, inclusive, in pixels of the result.
         size: Of the result.
     """
-    rows, columns = (torch.arange(side, device=boxes.device) for side in size)
     corners = mask_corners(boxes)
-    planes = resize_masks(mask_logits, corners, rows, columns)
+    columns, rows = (
+        sample(
+            corners[:, axis], corners[:, axis + 2], mask_logits.shape[1], torch.arange(side, device=boxes.device)[None]
+        )
+        for axis, side in enumerate(reversed(size))
+    )
+    planes = resize_masks(mask_logits, rows, columns)
     return torch.where(_inside(corners, size), planes, torch.zeros((), device=planes.device))
 
 
@@ -172,64 +185,6 @@ def label_pixels_in_graph(
     return LabelledPixels(winners, semantic, torch.arange(count, device=logits.device))
 
 
-def tabulate(
-    winners: Int32[Tensor, "H W"],
-    semantic: Int32[Tensor, "H W"],
-    labels: Int64[Tensor, " n"],
-    scores: Float32[Tensor, " n"],
-    *,
-    num_stuff: int,
-    num_classes: int,
-    stuff_area: int,
-    stuff_majority: StuffMajority,
-) -> PanopticMaps:
-    """Decide the class of each instance, drop small stuff, and number what is left.
-
-    An instance that looks like one stuff class in half of its pixels (or more of them) becomes that stuff; in all
-    other cases it keeps its class.
-
-    Args:
-        winners: Channel of every pixel at the output size (see ``LabelledPixels``).
-        semantic: Class index of every pixel there.
-        labels: Thing index of each instance.
-        scores: Of each instance.
-        num_stuff: Stuff classes.
-        num_classes: All classes.
-        stuff_area: Stuff of fewer pixels stays out.
-        stuff_majority: Whether exactly half is enough.
-
-    Returns:
-        The map; its table has a row for each instance and stuff class, with the valid ones first.
-    """
-    count = labels.shape[0]
-    pairs = _count(winners * num_classes + semantic, (num_stuff + count + 1) * num_classes).view(-1, num_classes)
-    stuff_areas, thing_areas, _ = pairs.sum(dim=1).split([num_stuff, count, 1])
-    most, look = pairs[num_stuff : num_stuff + count].max(dim=1)
-    majority = 2 * most >= thing_areas if stuff_majority == "half" else 2 * most > thing_areas
-    becomes_stuff = (look < num_stuff) & majority & (thing_areas > 0)
-    gained = torch.zeros_like(pairs[0]).scatter_add(0, look, thing_areas * becomes_stuff)
-    stuff_areas = stuff_areas + gained[:num_stuff]
-    thing_areas = thing_areas * ~becomes_stuff
-
-    valid = torch.cat([thing_areas > 0, (stuff_areas > 0) & (stuff_areas >= stuff_area)])
-    thing_ids, stuff_ids = (valid.cumsum(0) * valid).split([count, num_stuff])
-    # An instance can only become a stuff class; the things of this table are never looked up.
-    ids_by_class = torch.cat([stuff_ids, torch.zeros_like(gained[num_stuff:])])
-    thing_ids = torch.where(becomes_stuff, ids_by_class.index_select(0, look), thing_ids)
-    ids_by_winner = torch.cat([stuff_ids, thing_ids, thing_ids.new_zeros(1)]).int()
-    # Rows move to their id; the others follow.
-    places = torch.where(valid, valid.cumsum(0), valid.sum() + (~valid).cumsum(0)) - 1
-    order = torch.zeros_like(places).scatter(0, places, torch.arange(len(valid), device=places.device))
-    columns = (
-        torch.cat([labels + num_stuff, torch.arange(num_stuff, device=labels.device)]),
-        torch.cat([scores, scores.new_ones(num_stuff)]),
-        torch.cat([thing_areas, stuff_areas]) * valid,
-        valid,
-    )
-    ids = ids_by_winner.index_select(0, winners.flatten()).view(winners.shape)
-    return PanopticMaps(ids, *(column.index_select(0, order) for column in columns))
-
-
 def _inside(corners: Int64[Tensor, "n 4"], size: Size) -> Bool[Tensor, "n H W"]:
     rows, columns = (torch.arange(side, device=corners.device) for side in size)
     x1, y1, x2, y2 = corners[..., None].unbind(dim=1)
@@ -254,12 +209,25 @@ def _label_instances(
     common = (0, 0, height, width)
     corners = mask_corners(ranked.boxes)
     sides = torch.cat([corners, semantic_corners(ranked.boxes)[:, 2:]], dim=1).tolist()
+    # All samples of all boxes from their first pixel in the map on.
+    columns, rows = (
+        sample(
+            corners[:, axis],
+            corners[:, axis + 2],
+            ranked.mask_logits.shape[1],
+            corners[:, axis : axis + 1].clamp(min=0) + torch.arange(side, device=cells.device),
+        )
+        for axis, side in enumerate((width, height))
+    )
     for row, ((x1, y1, x2, y2, seen_x2, seen_y2), label) in enumerate(zip(sides, ranked.labels.tolist(), strict=True)):
         left, top = max(x1, 0), max(y1, 0)
         right, seen_right = (max(min(x + 1, width), left) for x in (x2, seen_x2))
         bottom, seen_bottom = (max(min(y + 1, height), top) for y in (y2, seen_y2))
-        pixels = (torch.arange(*ends, device=cells.device) for ends in ((top, bottom), (left, right)))
-        mask = resize_masks(ranked.mask_logits[row : row + 1], corners[row : row + 1], *pixels)[0]
+        mask = resize_masks(
+            ranked.mask_logits[row : row + 1],
+            Samples(*(column[row : row + 1, : bottom - top] for column in rows)),
+            Samples(*(column[row : row + 1, : right - left] for column in columns)),
+        )[0]
         foreground = mask > 0
         area = int(foreground.count_nonzero())
         if label not in canvases:
@@ -331,11 +299,3 @@ def _compare(
         winners = winners.masked_fill(things.values - evidence > known, unknown)
     semantic = torch.where(things.values > stuff.values, things.numbers + num_stuff, stuff.numbers)
     return winners.int(), semantic.int()
-
-
-def _count(keys: Int32[Tensor, "H W"], length: int) -> Int64[Tensor, " length"]:
-    """How often each key occurs."""
-    if torch.compiler.is_compiling():  # the length of what bincount gives depends on the data
-        zeros = torch.zeros(length, dtype=torch.int64, device=keys.device)
-        return zeros.scatter_add(0, keys.flatten().long(), torch.ones_like(keys.flatten(), dtype=torch.int64))
-    return torch.bincount(keys.flatten(), minlength=length)
