@@ -70,6 +70,24 @@ def test_target_size(size, short_side, max_side, expected):
     assert target_size(size, short_side, max_side) == expected
 
 
+@pytest.mark.parametrize(
+    ("size", "short_side", "max_side", "expected"),
+    [
+        ((480, 640), 1200, 1400, (1050, 1400)),
+        ((480, 640), 1000, 1400, (1000, 1333)),
+        ((480, 640), 800, 1400, (800, 1067)),
+        ((480, 640), 600, 1400, (600, 800)),
+        ((480, 640), 400, 1400, (400, 533)),
+        ((427, 640), 1200, 1400, (934, 1400)),
+        ((427, 640), 1000, 1400, (934, 1400)),
+        ((480, 640), 800, 1000, (750, 1000)),
+        ((1024, 2048), 800, 2048, (800, 1600)),
+    ],
+)
+def test_sizes_of_panet(size, short_side, max_side, expected):
+    assert target_size(size, short_side, max_side) == expected
+
+
 @given(st.integers(1, 3000), st.integers(1, 3000), st.integers(1, 1200), st.integers(1, 1600))
 def test_target_size_keeps_both_limits(height, width, short_side, max_side):
     target = target_size((height, width), short_side, max_side)
