@@ -20,6 +20,11 @@ def area(boxes: Float[Tensor, "*n 4"]) -> Float[Tensor, "*n"]:
     return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
 
 
+def inclusive(boxes: Float[Tensor, "*n 4"]) -> Float[Tensor, "*n 4"]:
+    """The same boxes named by their last pixel, where ours end behind it (Detectron and what came of it)."""
+    return boxes - boxes.new_tensor((0, 0, 1, 1))
+
+
 def iou(first: Float[Tensor, "n 4"], second: Float[Tensor, "m 4"]) -> Float[Tensor, "n m"]:
     """Intersection over union of every pair; 0 where the boxes do not meet."""
     low = torch.maximum(first[:, None, :2], second[None, :, :2])

@@ -259,7 +259,7 @@ def _rank(outputs: Outputs, row: int, num_things: int, score_threshold: float) -
     usable = found.valid[row] & (scores > score_threshold)
     order = _falling_order(scores.masked_fill(~usable, -1))
     # Our boxes end where their last pixel ends, those of the panoptic head name that pixel.
-    boxes = found.boxes[row] - found.boxes.new_tensor((0, 0, 1, 1))
+    boxes = box_ops.inclusive(found.boxes[row])
     columns = boxes, found.labels[row], scores, found.mask_logits[row], usable
     return Ranked(*(column.index_select(0, order) for column in columns))
 

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float32
 from torch import Tensor
 
+from thingstuff.model import boxes as box_ops
 from thingstuff.structures import MaskPaste, Size
 
 Paste = Callable[[Float32[Tensor, "M M"], Float32[Tensor, " 4"], Size], tuple[Bool[Tensor, "h w"], tuple[int, int]]]
@@ -85,4 +86,4 @@ def paste_in_inclusive_pixels(
 
     Source: Detectron's test code, and with it PANet's and UPSNet's.
     """
-    return paste_in_whole_pixels(probabilities, box - box.new_tensor((0, 0, 1, 1)), size)
+    return paste_in_whole_pixels(probabilities, box_ops.inclusive(box), size)

@@ -129,9 +129,9 @@ class AdaptivePool(nn.Module):
             pyramid: Features of the batch.
             boxes: Regions of each picture in the padded frame; R in all.
         """
-        regions = with_batch_index(boxes)
         if self.inclusive_boxes:
-            regions = regions - regions.new_tensor((0, 0, 0, 1, 1))
+            boxes = [box_ops.inclusive(picture) for picture in boxes]
+        regions = with_batch_index(boxes)
         joined = None
         for stride, entry in zip(self.strides, self.entries, strict=True):
             joined = self._join(joined, entry(self.pool(pyramid.features[stride], regions, stride)))

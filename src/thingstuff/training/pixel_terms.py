@@ -8,6 +8,7 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 from torchvision.ops import roi_align
 
+from thingstuff.model import boxes as box_ops
 from thingstuff.model.fusion import panoptic_logits
 from thingstuff.model.pooling import with_batch_index
 from thingstuff.model.roi_align import roi_align_pyramid
@@ -61,8 +62,7 @@ def roi_semantic_term(
     boxes = [target.boxes[~target.crowd] for target in truth]
     crops = [targets.label_crops(t.label_map, own, _CROP_SIZE) for t, own in zip(truth, boxes, strict=True)]
     labels = _channels(torch.cat(crops), things_channel)
-    regions = with_batch_index(boxes)
-    regions = regions - regions.new_tensor((0, 0, 0, 1, 1))  # UPSNet's boxes include their last pixel
+    regions = with_batch_index([box_ops.inclusive(own) for own in boxes])
     if logits.requires_grad and logits.device.type == "cpu":
         level = torch.zeros(len(regions), dtype=torch.int64)
         pooled = roi_align_pyramid([logits], regions, level, _CROP_SIZE, [_STRIDE], _CROP_SAMPLES, False)
@@ -93,7 +93,7 @@ def panoptic_term(
     height, width = logits.shape[-2:]
     totals = []
     for semantic, mask_logits, rows, target in zip(logits, masks, shown, truth, strict=True):
-        boxes = (target.boxes[rows] - target.boxes.new_tensor((0, 0, 1, 1))) / _STRIDE  # include their last pixel
+        boxes = box_ops.inclusive(target.boxes[rows]) / _STRIDE
         channels = panoptic_logits(
             semantic, boxes, target.labels[rows], mask_logits.float(), num_stuff=num_stuff, unknown=unknown
         )

@@ -157,7 +157,7 @@ def label_crops(
 
     Source: UPSNet's published implementation, whose boxes include their last pixel, but whose crops end before it.
     """
-    corners = (boxes - boxes.new_tensor((0, 0, 1, 1))).round().long()
+    corners = box_ops.inclusive(boxes).round().long()
     columns, rows = (_nearest_pixels(corners[:, axis], corners[:, axis + 2], size) for axis in (0, 1))
     height, width = label_map.shape
     return label_map[rows.clamp(max=height - 1)[:, :, None], columns.clamp(max=width - 1)[:, None, :]]
