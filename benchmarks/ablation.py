@@ -54,9 +54,8 @@ def panet_variants() -> dict[str, Recipe]:
         model__semantic=None,
         model__fusion=None,
         model__backbone__norm="frozen_batch",
-        model__neck__norm="none",
-        model__region__mask_head__norm="none",
         model__region__box_head__channels=64,
+        schedule__warmup_steps=100,
     )
     scales = derive(baseline, augmentation__scale_jitter=(0.8, 1.25), augmentation__crop=(128, 192))
     norms = derive(

@@ -234,6 +234,9 @@ class SemanticConfig(Schema):
     """Layers of `deformable`; UPSNet has 3 on COCO and 2 on Cityscapes."""
     norm: NormKind = "group"
     """Norm after each convolution; UPSNet has none."""
+    predictor_std: Positive | None = None
+    """Deviation of the first weights of the last layer of `upsample_sum`; None: Kaiming's, as in Detectron2, which for a
+    handful of classes begins with logits of ten and more. `deformable` begins with 0.01."""
     things: Literal["merged", "separate"] = "merged"
     """One output for all thing classes together, or one for each (Semantic FPN alone, UPSNet)."""
 

@@ -193,3 +193,22 @@ def test_each_detection_gets_the_mask_of_its_class_and_its_final_box() -> None:
     assert found.mask_logits is not None
     assert found.labels[0, :2].tolist() == [2, 1]
     assert found.mask_logits[0, :2].flatten(1).tolist() == [[20.0] * 4, [65.0] * 4]
+
+
+def test_masks_of_rows_that_only_fill_up_are_not_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    region = branch([[0.0, math.log(3), NOTHING, 0.0], [NOTHING, NOTHING, NOTHING, 5.0]], masks=True)
+    eager, _ = region(PYRAMID, proposals(TWO_BOXES), SIZES)
+    assert eager.valid.tolist() == [[True, True, False, False]]
+    assert eager.mask_logits is not None
+    assert eager.mask_logits[0, :, 0, 0].tolist() == [10.0, 0.0, 0.0, 0.0]
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    graph, _ = region(PYRAMID, proposals(TWO_BOXES), SIZES)
+    assert graph.mask_logits is not None
+    torch.testing.assert_close(graph.mask_logits[graph.valid], eager.mask_logits[eager.valid])
+
+
+def test_without_any_detection_there_is_no_mask_to_compute() -> None:
+    found, _ = branch([[NOTHING, NOTHING, NOTHING, 5.0]], masks=True)(PYRAMID, proposals(TWO_BOXES[:1]), SIZES)
+    assert found.mask_logits is not None
+    assert found.mask_logits.shape == (1, 4, 2, 2)
+    assert not found.mask_logits.any()

@@ -73,6 +73,16 @@ def test_layers_and_initialisation_are_those_of_the_paper() -> None:
     assert head.predictor.weight.std().item() == pytest.approx(math.sqrt(2 / 54), rel=0.05)
 
 
+def test_few_classes_may_begin_undecided() -> None:
+    """Kaiming's deviation is 1 for two classes, so that logits of this branch begin far from 0."""
+    torch.manual_seed(0)
+    assert UpsampleSumHead(8, 64, 2).predictor.weight.std().item() == pytest.approx(1.0, rel=0.2)
+    predictor = UpsampleSumHead(8, 64, 2, predictor_std=0.01).predictor
+    assert predictor.weight.std().item() == pytest.approx(0.01, rel=0.2)
+    assert predictor.bias is not None
+    assert not predictor.bias.any()
+
+
 def test_logits_are_in_full_precision() -> None:
     head = UpsampleSumHead(6, 8, 5)
     with torch.autocast("cpu", dtype=torch.bfloat16):

@@ -192,7 +192,9 @@ def _build_semantic(
     num_classes = labels.num_stuff + min(labels.num_things, 1) if merged else len(labels)
     match config.kind:
         case "upsample_sum":
-            return UpsampleSumHead(channels, config.channels, num_classes, STRIDES, config.norm)
+            return UpsampleSumHead(
+                channels, config.channels, num_classes, STRIDES, config.norm, predictor_std=config.predictor_std
+            )
         case "deformable":
             return DeformableHead(channels, config.channels, num_classes, config.num_layers, STRIDES, config.norm)
         case _:

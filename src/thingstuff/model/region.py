@@ -91,13 +91,27 @@ class RegionBranch(nn.Module):
         return detections, self.with_masks(pyramid, self.select(boxes, scores, self.candidate_rule))
 
     def with_masks(self, pyramid: Pyramid, found: Instances) -> Instances:
-        """The same instances with the mask of each one's class; without a mask branch, as they are."""
+        """The same instances with the mask of each one's class; without a mask branch, as they are.
+
+        Compiled or exported, every row gets a mask; else those that only fill up get zeros, for masks are dear.
+        """
         if self.mask_head is None:
             return found
-        all_masks = self.masks(pyramid, found.boxes.unbind(0))
-        own = found.labels.flatten()[:, None, None, None].expand(-1, 1, *all_masks.shape[2:])
-        mask_logits = all_masks.gather(1, own)[:, 0].unflatten(0, found.labels.shape).float()
+        if torch.compiler.is_compiling():
+            masks = self._own_masks(pyramid, found.boxes.unbind(0), found.labels.flatten())
+            return replace(found, mask_logits=masks.unflatten(0, found.labels.shape))
+        boxes = [rows[valid] for rows, valid in zip(found.boxes, found.valid, strict=True)]
+        masks = self._own_masks(pyramid, boxes, found.labels[found.valid])
+        mask_logits = masks.new_zeros(*found.valid.shape, *masks.shape[1:])
+        mask_logits[found.valid] = masks
         return replace(found, mask_logits=mask_logits)
+
+    def _own_masks(
+        self, pyramid: Pyramid, boxes: Sequence[Float32[Tensor, "_ 4"]], labels: Int64[Tensor, " R"]
+    ) -> Float32[Tensor, "R M M"]:
+        """Mask logits of each region's own class."""
+        masks = self.masks(pyramid, boxes)
+        return masks.gather(1, labels[:, None, None, None].expand(-1, 1, *masks.shape[2:]))[:, 0].float()
 
     def classify(self, pyramid: Pyramid, boxes: Sequence[Float32[Tensor, "_ 4"]]) -> BoxPredictions:
         """Class logits and deltas of the given regions of each picture, all in one table."""

@@ -20,6 +20,7 @@ class UpsampleSumHead(nn.Module):
         num_classes: Logits for each pixel.
         strides: Levels to use, finest first; the finest is 4.
         norm: Norm after each convolution; the paper has group norm.
+        predictor_std: Deviation of the first weights of the last layer; None: Kaiming's, as in Detectron2.
 
     Source: Kirillov et al., Panoptic Feature Pyramid Networks, CVPR 2019, figure 3; Detectron2's initialisation.
     """
@@ -31,6 +32,8 @@ class UpsampleSumHead(nn.Module):
         num_classes: int,
         strides: Sequence[int] = (4, 8, 16, 32),
         norm: NormKind = "group",
+        *,
+        predictor_std: float | None = None,
     ) -> None:
         super().__init__()
         self.strides = tuple(strides)
@@ -41,6 +44,8 @@ class UpsampleSumHead(nn.Module):
             self.levels.append(nn.ModuleList(convs))
         self.predictor = nn.Conv2d(channels, num_classes, 1)
         init_msra(self)
+        if predictor_std is not None:
+            init_normal(self.predictor, predictor_std)
 
     def forward(self, pyramid: Pyramid) -> Semantic:
         """Compute the logits."""

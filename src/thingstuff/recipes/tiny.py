@@ -33,7 +33,8 @@ def tiny_scenes() -> Recipe:
         model=ModelConfig(
             # Cross stage partial Darknet: the fastest of timm's small networks here per picture, in bfloat16.
             backbone=BackboneConfig(name="cs3darknet_s", norm="batch"),
-            neck=NeckConfig(channels=64, norm="batch"),
+            # Norms in neck and heads make the first thousands of steps slower, not faster (see benchmarks/RESULTS.md).
+            neck=NeckConfig(channels=64),
             region=RegionConfig(
                 rpn=RPNConfig(
                     anchor_sizes=((8,), (16,), (32,), (64,), (128,)),
@@ -43,11 +44,11 @@ def tiny_scenes() -> Recipe:
                     positive_iou=0.6,
                 ),
                 box_head=BoxHeadConfig(width=128),
-                mask_head=MaskHeadConfig(channels=64, num_convs=3, norm="batch"),
+                mask_head=MaskHeadConfig(channels=64, num_convs=3),
                 num_detections=40,
                 samples=64,
             ),
-            semantic=SemanticConfig(channels=64, norm="batch"),
+            semantic=SemanticConfig(channels=64, norm="group", predictor_std=0.01),
             fusion=FusionConfig(stuff_area=64),
         ),
         source=ScenesConfig(),
@@ -64,7 +65,7 @@ def tiny_scenes() -> Recipe:
             ema_decay=0.998,
         ),
         schedule=ScheduleConfig(
-            steps=1100, warmup_steps=100, decay="cosine", milestones=(), final_factor=0.01, evaluate_every=275
+            steps=1100, warmup_steps=40, decay="cosine", milestones=(), final_factor=0.01, evaluate_every=275
         ),
     )
 
@@ -76,22 +77,20 @@ def tiny_facades() -> Recipe:
         name="tiny_facades",
         source=FilesConfig(),
         model__region__num_detections=100,
-        model__region__samples=128,
         model__region__rpn__num_proposals=(400, 300),
         model__region__rpn__samples=256,
         model__fusion__stuff_area=400,
         augmentation=AugmentationConfig(
             short_sides=(320,),
             max_side=640,
-            scale_jitter=(0.8, 1.6),
+            scale_jitter=(0.7, 1.7),
             crop=(320, 320),
             color=ColorConfig(brightness=0.3, contrast=0.3, saturation=0.3, hue=0.04),
         ),
         optim__batch_size=8,
-        optim__learning_rate=1.5e-3,
-        schedule__steps=2400,
-        schedule__warmup_steps=150,
-        schedule__evaluate_every=240,
+        optim__learning_rate=2.5e-3,
+        schedule__steps=3000,
+        schedule__evaluate_every=300,
         schedule__repeat_threshold=0.3,
     )
 
@@ -122,7 +121,7 @@ def tiny_scenes_upsnet() -> Recipe:
     return derive(
         tiny_scenes(),
         name="tiny_scenes_upsnet",
-        model__semantic=SemanticConfig(kind="deformable", channels=64, num_layers=2, norm="batch", things="separate"),
+        model__semantic=SemanticConfig(kind="deformable", channels=64, num_layers=2, norm="group", things="separate"),
         model__fusion=FusionConfig(kind="panoptic_logits", score_threshold=0.6, overlap_threshold=0.3, stuff_area=64),
         loss__roi_semantic_weight=1.0,
         loss__panoptic_weight=0.5,
