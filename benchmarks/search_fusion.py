@@ -23,9 +23,9 @@ from thingstuff.predict import Model
 from thingstuff.result import to_panoptic
 from thingstuff.training.sources import open_evaluation_source
 
-SCORES = 0.3, 0.4, 0.5, 0.6, 0.7
+SCORES = 0.4, 0.5, 0.6, 0.7
 OVERLAPS = 0.3, 0.5
-STUFF_SHARES = 0.0, 0.005, 0.01, 0.02, 0.04
+STUFF_SHARES = 0.0, 0.01, 0.02, 0.04
 """Of the picture's area."""
 
 
@@ -42,9 +42,9 @@ def main() -> None:
     print("| short side | score | overlap | stuff share | PQ | things | stuff |\n|---|---|---|---|---|---|---|")
     for short_side in options.short_sides:
         found = search(Model(checkpoint, short_side=short_side), source)
-        for (score, overlap, share), quality in sorted(found.items(), key=lambda item: -item[1].pq)[:5]:
-            things, stuff = (group.pq if group else float("nan") for group in (quality.things, quality.stuff))
-            numbers = " | ".join(f"{100 * value:.1f}" for value in (quality.pq, things, stuff))
+        for (score, overlap, share), quality in sorted(found.items(), key=lambda item: -(item[1].pq or 0))[:5]:
+            values = (group.pq if group is not None else None for group in (quality, quality.things, quality.stuff))
+            numbers = " | ".join("" if value is None else f"{100 * value:.1f}" for value in values)
             print(f"| {short_side} | {score} | {overlap} | {share} | {numbers} |", flush=True)
 
 
