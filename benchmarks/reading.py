@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from thingstuff.data.coco import open_coco_panoptic, panoptic_truth
-from thingstuff.data.coco_json import find_json, read_document
+from thingstuff.data.coco_json import read_document
 from thingstuff.data.transforms import Augmentation, augment, make_targets
 from thingstuff.labels import LabelSet
 from thingstuff.structures import Sample, Targets
@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_argument("split")
     arguments = parser.parse_args()
     source = open_coco_panoptic(arguments.root, arguments.split)
-    document = read_document(find_json(arguments.root, "panoptic", arguments.split))
+    document = read_document(source.json_path)
     annotations = {annotation["image_id"]: annotation for annotation in document["annotations"]}
     seconds, num_segments, num_crowds, changed = 0.0, 0, 0, []
     for index in range(len(source)):

@@ -57,6 +57,12 @@ def test_isthing_may_be_a_number_or_a_truth_value(isthing: bool | int) -> None:
     assert labels.categories[0].isthing is bool(isthing)
 
 
+@pytest.mark.parametrize("color", [5, [1, 2], [1, 2, 300], "red", [1.5, 2, 3]])
+def test_wrong_colors(color: object) -> None:
+    with pytest.raises(InputError, match=r"color is .*, not three numbers from 0 to 255"):
+        LabelSet.from_coco([CAT | {"color": color}], "labels")
+
+
 def test_missing_colors_are_chosen_and_differ() -> None:
     without = [{"id": i, "name": f"class {i}", "isthing": 1} for i in range(60)]
     labels = LabelSet.from_coco(without, "x.json")

@@ -142,8 +142,7 @@ def test_five_channels_of_16_bits(make_model: MakeModel) -> None:
     image = np.random.default_rng(0).integers(0, 65536, (64, 64, 5), dtype=np.uint16)
     found = model(image)
     check_consistency(found, (64, 64))
-    with pytest.raises(InputError, match="overlay: the picture has 5 channels of uint16; only 8-bit RGB is drawn"):
-        found.overlay()
+    assert found.overlay().size in multiples((64, 64))
     with pytest.raises(InputError, match=r"4 x 4 x 3 uint8; give \(height, width, 5\)"):
         model(np.zeros((4, 4, 3), np.uint8))
 

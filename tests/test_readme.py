@@ -69,6 +69,8 @@ COMMANDS = {
     "pip install thingstuff": Expected(elsewhere="needs the network; test_extras"),
     "pip install 'thingstuff[train]'": Expected(elsewhere="needs the network; test_extras"),
     "pip install 'thingstuff[fast]'": Expected(elsewhere="needs the network; test_extras"),
+    "pip install 'thingstuff[export]'": Expected(elsewhere="needs the network; test_extras"),
+    "thingstuff export tiny-scenes --to onnx --out scenes.onnx": Expected(elsewhere="takes long; test_export.py"),
     "thingstuff score truth.json predictions.json": Expected(),
     "thingstuff compare a.json b.json --gt truth.json": Expected(),
     "thingstuff convert detectron2 model_final.pkl panoptic_fpn.safetensors": Expected(elsewhere="test_convert.py"),

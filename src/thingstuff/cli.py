@@ -18,6 +18,8 @@ VERBS = {
     "compare": "which of two models is better, by how much, how sure, and where it loses",
     "predict": "label pictures",
     "convert": "convert the weights of Detectron2, torchvision, mmdetection, UPSNet or PANet",
+    "export": "write a network as ONNX, OpenVINO or torch.export file, and compare both",
+    "data": "check, convert, prepare or show annotated pictures of your own",
     "recipes": "list the recipes, or show one",
 }
 

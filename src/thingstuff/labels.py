@@ -114,7 +114,8 @@ def _read_category(category: Mapping[str, Any], position: int, source: str) -> C
     if isthing not in (0, 1):
         raise InputError(f"{where} ({name!r}): isthing is {isthing!r}; write 1 for countable things, 0 for stuff")
     color = category.get("color") or default_color(position)
-    if len(color) != 3 or not all(isinstance(value, int) and 0 <= value <= 255 for value in color):
+    listed = isinstance(color, list | tuple) and len(color) == 3
+    if not listed or not all(isinstance(value, int) and 0 <= value <= 255 for value in color):
         raise InputError(f"{where} ({name!r}): color is {color!r}, not three numbers from 0 to 255")
     return Category(identity, name, bool(isthing), (color[0], color[1], color[2]))
 

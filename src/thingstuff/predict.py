@@ -1,9 +1,9 @@
 """From a picture in any form to a result: what `thingstuff.load` returns."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from numbers import Integral
 from pathlib import Path
-from typing import overload
+from typing import NamedTuple, overload
 
 import numpy as np
 import torch
@@ -11,20 +11,38 @@ from jaxtyping import Shaped
 from PIL import Image
 
 from thingstuff.checkpoint import Checkpoint, load_checkpoint
-from thingstuff.data.images import read_image, upright_rgb
+from thingstuff.data.images import read_picture, to_eight_bits, upright_rgb
 from thingstuff.data.transforms import resize_image, target_size
 from thingstuff.errors import InputError
+from thingstuff.model.fusion import semantic_labels
 from thingstuff.model.panoptic import SIZE_DIVISOR, PanopticSegmenter
 from thingstuff.model.tta import Look, combine_looks
 from thingstuff.published import PUBLISHED, published_checkpoint
 from thingstuff.recipe_model import TTAConfig
-from thingstuff.result import Result, to_instances, to_panoptic
-from thingstuff.structures import Outputs, Size
+from thingstuff.result import Result, SemanticSource, to_instances, to_panoptic
+from thingstuff.runtimes import FileRuntime, Precision, Runtime, converted, is_exported, open_exported, pick_runtime
+from thingstuff.structures import Outputs, PanopticMaps, PixelKind, Size
 
 MAX_PIXELS = 100_000
 """Longest side that can be asked for."""
 Picture = str | Path | Image.Image | np.ndarray
 """A path, a PIL image, or an (H, W, C) array, RGB where C = 3."""
+
+
+class _Seen(NamedTuple):
+    """What is in one picture, as tensors.
+
+    Attributes:
+        maps: The panoptic map; None from a network that makes none.
+        outputs: Of the network, for a batch of one.
+        size: Of the picture in the frame of the instances in ``outputs``.
+        semantic: Gives the strongest output of the semantic branch at every pixel of the output.
+    """
+
+    maps: PanopticMaps | None
+    outputs: Outputs
+    size: Size
+    semantic: Callable[[], np.ndarray] | None
 
 
 class Model:
@@ -36,6 +54,11 @@ class Model:
         short_side: Bring the shorter side of pictures to this many pixels; None: as the checkpoint says; 0: leave them.
         max_side: The longer side is at most this long; None: as the checkpoint says.
         tta: Look at every picture several times, as the recipe's `tta` says: better and slower.
+        runtime: What computes: see ``load``.
+        precision: Of the arithmetic: see ``load``.
+
+    Raises:
+        InputError: Something does not exist here, or does not go with something else.
     """
 
     def __init__(
@@ -46,27 +69,53 @@ class Model:
         short_side: int | None = None,
         max_side: int | None = None,
         tta: bool = False,
+        runtime: Runtime = "torch",
+        precision: Precision = "float32",
     ) -> None:
-        network = checkpoint.network().to(_usable_device(device))
-        self._prepare(network, checkpoint, short_side, max_side, tta)
+        where = _usable_device(device)
+        runtime = pick_runtime(runtime, precision, on_processor=where.type == "cpu", tta=tta)
+        if runtime in ("onnx", "openvino"):
+            self._prepare(checkpoint, short_side, max_side, tta=False)
+            self._file = converted(checkpoint, runtime, precision)
+            return
+        self._network = checkpoint.network().to(where)
+        self._prepare(checkpoint, short_side, max_side, tta)
+        if runtime == "compile":
+            self._forward = compiled(self._network)
 
     @classmethod
     def of_network(cls, network: PanopticSegmenter, checkpoint: Checkpoint) -> "Model":
         """Wrap a network as it stands, for example in the middle of its training; no weights are loaded."""
         model = cls.__new__(cls)
-        model._prepare(network, checkpoint, None, None, tta=False)
+        model._network = network
+        model._prepare(checkpoint, None, None, tta=False)
         return model
 
-    def _prepare(
-        self,
-        network: PanopticSegmenter,
-        checkpoint: Checkpoint,
-        short_side: int | None,
-        max_side: int | None,
-        tta: bool,
-    ) -> None:
+    @classmethod
+    def of_file(cls, file: FileRuntime, *, short_side: int | None = None, max_side: int | None = None) -> "Model":
+        """Wrap an exported file, which has everything that a checkpoint has but the network."""
+        model = cls.__new__(cls)
+        model._file = file
+        model._prepare(file.checkpoint, short_side, max_side, tta=False)
+        return model
+
+    _network: PanopticSegmenter | None = None
+    _file: FileRuntime | None = None
+    _forward: Callable[[torch.Tensor, torch.Tensor], Outputs] | None = None
+
+    @property
+    def network(self) -> PanopticSegmenter:
+        """The network itself, where torch runs it.
+
+        Raises:
+            InputError: An exported file holds a graph instead.
+        """
+        if self._network is None:
+            raise InputError("network: this model runs an exported graph; load the checkpoint with runtime='torch'")
+        return self._network
+
+    def _prepare(self, checkpoint: Checkpoint, short_side: int | None, max_side: int | None, tta: bool) -> None:
         picture = checkpoint.recipe.picture
-        self.network = network
         self.recipe = checkpoint.recipe
         self.labels = checkpoint.labels
         self.credit = checkpoint.credit
@@ -96,30 +145,56 @@ class Model:
             InputError: A picture cannot be read or does not fit the network.
         """
         if isinstance(pictures, Picture):
-            return self._predict(as_array(pictures, self.recipe.picture.channels), output_size)
-        return [self._predict(as_array(one, self.recipe.picture.channels), output_size) for one in pictures]
+            return self._predict(self._as_array(pictures), output_size)
+        return [self._predict(self._as_array(one), output_size) for one in pictures]
+
+    def _as_array(self, picture: Picture) -> Shaped[np.ndarray, "H W C"]:
+        return as_array(picture, self.recipe.picture.channels, self.recipe.picture.pixels)
 
     @torch.inference_mode()
     def _predict(self, image: Shaped[np.ndarray, "H W C"], output_size: Size | None) -> Result:
         original = image.shape[0], image.shape[1]
         size = target_size(original, self.short_side, self.max_side)
         output_size = _checked_size(output_size) if output_size is not None else original
-        outputs = self._see(image, size)
-        panoptic = None
-        if self.network.fusion is not None:
-            panoptic = to_panoptic(self.network.fusion(outputs, 0, size, output_size), self.labels)
-        region = self.recipe.model.region
+        seen = (
+            self._by_file(self._file, image, size, output_size) if self._file else self._look(image, size, output_size)
+        )
+        region, semantic = self.recipe.model.region, self.recipe.model.semantic
         paste = region.mask_head.mask_paste if region and region.mask_head else "pixel_centers"
-        instances = to_instances(outputs, size, output_size, self.labels, paste)
-        semantic = self.recipe.model.semantic
-        merged = semantic is not None and semantic.things == "merged" and self.labels.num_things > 0
-        return Result(image, panoptic, instances, self.labels, outputs, (size, output_size), merged)
+        source = None
+        if seen.semantic is not None and semantic is not None:
+            merged = semantic.things == "merged" and self.labels.num_things > 0
+            source = SemanticSource(seen.semantic, self.labels.num_stuff + 1 if merged else len(self.labels), merged)
+        return Result(
+            image,
+            None if seen.maps is None else to_panoptic(seen.maps, self.labels),
+            to_instances(seen.outputs, seen.size, output_size, self.labels, paste),
+            self.labels,
+            output_size,
+            source,
+        )
+
+    def _look(self, image: Shaped[np.ndarray, "H W C"], size: Size, output_size: Size) -> _Seen:
+        """Let torch see."""
+        outputs = self._see(image, size)
+        fusion, semantic = self.network.fusion, outputs.semantic
+        maps = None if fusion is None else fusion(outputs, 0, size, output_size)
+        if semantic is None:
+            return _Seen(maps, outputs, size, None)
+        return _Seen(maps, outputs, size, lambda: semantic_labels(semantic.logits[0], size, output_size).cpu().numpy())
+
+    def _by_file(self, file: FileRuntime, image: Shaped[np.ndarray, "H W C"], size: Size, output_size: Size) -> _Seen:
+        """Let an exported file see: its instances are in the frame of the output already."""
+        sight = file(resize_image(image, size)[None], output_size)
+        semantic = sight.semantic
+        label_map = None if semantic is None else lambda: semantic[0]
+        return _Seen(sight.maps, Outputs(sight.instances, None), output_size, label_map)
 
     def _see(self, image: Shaped[np.ndarray, "H W C"], size: Size) -> Outputs:
         """What the network says of a picture in the frame of ``size``, at one look or at several."""
         if self.tta is None:
             sizes = torch.tensor([size], device=self.network.pixel_mean.device)
-            return self.network(self._padded(resize_image(image, size)), sizes)
+            return (self._forward or self.network)(self._padded(resize_image(image, size)), sizes)
         looks = self._looks(image, self.tta)
         voting = {"box_voting": self.tta.box_voting, "mask_voting": self.tta.mask_voting}
         return combine_looks(self.network, looks, size, **voting)
@@ -144,20 +219,29 @@ def load(
     short_side: int | None = None,
     max_side: int | None = None,
     tta: bool = False,
+    runtime: Runtime | None = None,
+    precision: Precision = "float32",
 ) -> Model:
     """Load a trained network.
 
     Args:
-        name: The path of a checkpoint, the name of a network that comes with the package (``"tiny-scenes"``), or a
-            published one (``"coco/panoptic-fpn-r50-3x"``), which is fetched, converted and kept at its first use.
+        name: The path of a checkpoint or of an exported file (`.onnx`, `.xml`, `.pt2`), the name of a network that
+            comes with the package (``"tiny-scenes"``), or a published one (``"coco/panoptic-fpn-r50-3x"``), which is
+            fetched, converted and kept at its first use.
         device: Where it runs.
         short_side: Bring the shorter side of pictures to this many pixels; None: as the checkpoint says; 0: leave them.
         max_side: The longer side is at most this long; None: as the checkpoint says.
         tta: Test-time augmentation: look at every picture at several sizes and mirrored, as the recipe's `tta` says,
             and unite what is seen. Better and several times slower.
+        runtime: What computes. ``torch``; ``compile``: torch's compiler, whose first picture takes long; ``onnx`` and
+            ``openvino``: the checkpoint is converted at its first use, and kept; ``auto``: OpenVINO where it is
+            installed, else ONNX Runtime, else torch; torch also on other devices than the processor and with `tta`.
+            None: torch for a checkpoint; what an exported file is for.
+        precision: Of OpenVINO's arithmetic: ``bfloat16`` is faster on processors that have it, and changes results.
 
     Raises:
-        InputError: There is no such checkpoint, it is damaged, or it cannot be fetched.
+        InputError: There is no such checkpoint, it is damaged, or it cannot be fetched; or the runtime is not installed
+            or does not go with another argument.
 
     Example:
         >>> import thingstuff as ts
@@ -165,8 +249,43 @@ def load(
         >>> result = model("street.jpg")  # doctest: +SKIP
         >>> result.overlay().save("street_panoptic.png")  # doctest: +SKIP
     """
-    file = published_checkpoint(str(name)) if str(name) in PUBLISHED else name
-    return Model(load_checkpoint(file), device=device, short_side=short_side, max_side=max_side, tta=tta)
+    if is_exported(name):
+        where = _usable_device(device)
+        opened = open_exported(Path(name), runtime, precision, on_processor=where.type == "cpu", tta=tta)
+        if isinstance(opened, Checkpoint):
+            return Model(opened, device=device, short_side=short_side, max_side=max_side, tta=tta)
+        return Model.of_file(opened, short_side=short_side, max_side=max_side)
+    return Model(
+        find_and_load_checkpoint(name),
+        device=device,
+        short_side=short_side,
+        max_side=max_side,
+        tta=tta,
+        runtime=runtime or "torch",
+        precision=precision,
+    )
+
+
+def find_and_load_checkpoint(name: str | Path) -> Checkpoint:
+    """Read a checkpoint by its path, or by the name of a bundled or published network.
+
+    Raises:
+        InputError: There is no such checkpoint, it is damaged, or it cannot be fetched.
+    """
+    return load_checkpoint(published_checkpoint(str(name)) if str(name) in PUBLISHED else name)
+
+
+def compiled(network: PanopticSegmenter) -> Callable[[torch.Tensor, torch.Tensor], Outputs]:
+    """The network's forward through torch's compiler, as one graph. Fusion stays as it is: it works inside of boxes."""
+    import torch._dynamo
+
+    forward = torch.compile(network, fullgraph=True)
+
+    def run(images: torch.Tensor, sizes: torch.Tensor) -> Outputs:
+        with torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True):
+            return forward(images, sizes)
+
+    return run
 
 
 def look_sizes(original: Size, short_side: int, max_side: int, tta: TTAConfig) -> list[Size]:
@@ -187,31 +306,30 @@ def look_sizes(original: Size, short_side: int, max_side: int, tta: TTAConfig) -
     return list(dict.fromkeys(sizes))
 
 
-def as_array(picture: Picture, channels: int) -> Shaped[np.ndarray, "H W C"]:
+def as_array(picture: Picture, channels: int, pixels: PixelKind = "rgb") -> Shaped[np.ndarray, "H W C"]:
     """Bring a picture to the form that networks take.
 
     Args:
-        picture: A path, a PIL image or an array.
+        picture: A path, a PIL image or an array; (H, W) for one channel.
         channels: How many the network expects.
+        pixels: What they are, see ``read_picture``.
 
     Raises:
         InputError: The picture cannot be read, or an array has another shape or dtype.
     """
     if isinstance(picture, str | Path):
-        image = read_image(picture)
-    elif isinstance(picture, Image.Image):
-        image = upright_rgb(picture, "picture")
-    else:
-        image = picture
-    if image.ndim != 3 or image.shape[2] != channels or 0 in image.shape or image.dtype not in (np.uint8, np.uint16):
+        return read_picture(picture, channels, pixels)
+    image = upright_rgb(picture, "picture") if isinstance(picture, Image.Image) else picture
+    if channels == 1 and image.ndim == 2:
+        image = image[:, :, None]
+    allowed = ("uint8", "uint16") if pixels == "rgb" else (pixels,)
+    if image.ndim != 3 or image.shape[2] != channels or 0 in image.shape or image.dtype.name not in allowed:
         shape = " x ".join(str(side) for side in image.shape)
         raise InputError(
-            f"picture: an array of {shape} {image.dtype}; give (height, width, {channels}) of uint8 or uint16"
+            f"picture: an array of {shape} {image.dtype}; give (height, width, {channels}) of {' or '.join(allowed)}"
         )
     # Colour pictures of 16 bits are seen as files of them are: scaled to the 8 bits that networks know.
-    if channels == 3 and image.dtype == np.uint16:
-        image = ((image.astype(np.uint32) + 128) // 257).astype(np.uint8)
-    return image
+    return to_eight_bits(image) if channels == 3 and pixels == "rgb" else image
 
 
 def _limit(name: str, value: int, least: int) -> int:

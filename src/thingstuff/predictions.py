@@ -16,7 +16,9 @@ from thingstuff.predict import Model
 from thingstuff.progress import track
 from thingstuff.result import DetectedInstances, Result
 
-PICTURE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", ".gif", ".ppm", ".pgm"))
+PICTURE_SUFFIXES = frozenset(
+    (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", ".gif", ".ppm", ".pgm", ".npy")
+)
 """What is taken for a picture in a folder; a file named outright is opened whatever its name."""
 
 

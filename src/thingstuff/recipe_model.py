@@ -16,6 +16,7 @@ from thingstuff.structures import (
     LevelFusion,
     MaskPaste,
     NormKind,
+    PixelKind,
     StuffMajority,
 )
 
@@ -37,6 +38,10 @@ class PictureConfig(Schema):
 
     channels: Count = 3
     """Channels of the pictures."""
+    pixels: PixelKind = "rgb"
+    """`rgb`: three channels are 8-bit RGB, and what is not becomes so; `uint8`, `uint16`: as they stand in the files,
+    which must have that type. Other numbers of channels are always as in the files: .npy, and TIFF as Pillow reads it.
+    """
     mean: tuple[float, ...] = (123.675, 116.28, 103.53)
     """Of each channel in raw units, in the order of `channel_order`. Default: ImageNet."""
     std: tuple[Positive, ...] = (58.395, 57.12, 57.375)
@@ -235,8 +240,8 @@ class SemanticConfig(Schema):
     norm: NormKind = "group"
     """Norm after each convolution; UPSNet has none."""
     predictor_std: Positive | None = None
-    """Deviation of the first weights of the last layer of `upsample_sum`; None: Kaiming's, as in Detectron2, which for a
-    handful of classes begins with logits of ten and more. `deformable` begins with 0.01."""
+    """Deviation of the first weights of the last layer of `upsample_sum`; None: Kaiming's, as in Detectron2, which for
+    a handful of classes begins with logits of ten and more. `deformable` begins with 0.01."""
     things: Literal["merged", "separate"] = "merged"
     """One output for all thing classes together, or one for each (Semantic FPN alone, UPSNet)."""
 

@@ -1,8 +1,9 @@
 """What a network saw in one picture, in the form that people use."""
 
 import io
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,7 +17,6 @@ from thingstuff.data.transforms import resize_image
 from thingstuff.errors import InputError
 from thingstuff.labels import LabelSet
 from thingstuff.model import boxes as box_ops
-from thingstuff.model.fusion import semantic_labels
 from thingstuff.model.pasting import find_paste
 from thingstuff.structures import MaskPaste, Outputs, Panoptic, PanopticMaps, Segment, Size, encode_ids
 
@@ -63,6 +63,20 @@ class DetectedInstances:
         return masks
 
 
+class SemanticSource(NamedTuple):
+    """Where a result has the label map of the semantic branch from.
+
+    Attributes:
+        indices: Gives the strongest output of the branch at every pixel of the output.
+        num_classes: Outputs of the branch.
+        things_merged: The last one stands for all things.
+    """
+
+    indices: Callable[[], UInt8[np.ndarray, "H W"]]
+    num_classes: int
+    things_merged: bool
+
+
 class Result:
     """What a network sees in one picture.
 
@@ -79,17 +93,15 @@ class Result:
         panoptic: Panoptic | None,
         instances: DetectedInstances | None,
         labels: LabelSet,
-        outputs: Outputs,
-        sizes: tuple[Size, Size],
-        things_merged: bool,
+        size: Size,
+        semantic: SemanticSource | None,
     ) -> None:
         self.image = image
         self.panoptic = panoptic
         self.instances = instances
         self.labels = labels
-        self._outputs = outputs
-        self._sizes = sizes
-        self._things_merged = things_merged
+        self._size = size
+        self._semantic = semantic
 
     @property
     def ids(self) -> Int32[np.ndarray, "H W"] | None:
@@ -107,36 +119,28 @@ class Result:
 
         A network that merges all things in one output gives 0 where it sees a thing.
         """
-        indices = self.semantic_indices()
-        if indices is None:
+        if self._semantic is None:
             return None
-        category_ids = self.labels.category_ids[: self.num_semantic_classes()].copy()
-        if self._things_merged:
+        category_ids = self.labels.category_ids[: self._semantic.num_classes].copy()
+        if self._semantic.things_merged:
             category_ids[-1] = 0
-        return category_ids[indices]
+        return category_ids[self._semantic.indices()]
 
     def semantic_indices(self) -> UInt8[np.ndarray, "H W"] | None:
         """Strongest output of the semantic branch at every pixel; None from a network without that branch."""
-        if self._outputs.semantic is None:
-            return None
-        return semantic_labels(self._outputs.semantic.logits[0], *self._sizes).cpu().numpy()
+        return None if self._semantic is None else self._semantic.indices()
 
     def num_semantic_classes(self) -> int:
         """Outputs of the semantic branch: all classes, or the stuff classes and one for all things."""
-        return 0 if self._outputs.semantic is None else self._outputs.semantic.logits.shape[1]
+        return 0 if self._semantic is None else self._semantic.num_classes
 
     def overlay(self, *, names: bool = True) -> Image.Image:
-        """The picture with its segments drawn over it.
+        """The picture with its segments drawn over it; of other than 8-bit RGB, what ``viz.as_photo`` shows.
 
         Args:
             names: Write class names and scores.
         """
-        size = self._sizes[1]
-        image = resize_image(self.image, size)
-        if image.shape[2] != 3 or image.dtype != np.uint8:
-            raise InputError(
-                f"overlay: the picture has {image.shape[2]} channels of {image.dtype}; only 8-bit RGB is drawn"
-            )
+        image = viz.as_photo(resize_image(self.image, self._size))
         if self.panoptic is not None:
             return viz.draw_panoptic(image, self.panoptic, self.labels, names=names)
         if self.instances is not None:
@@ -166,9 +170,9 @@ class Result:
 
     def _semantic_panoptic(self) -> Panoptic:
         """The semantic label map as one segment for each class; where things are one class, they stay void."""
-        indices = self.semantic_indices()
-        assert indices is not None
-        count = self.labels.num_stuff if self._things_merged else self.num_semantic_classes()
+        assert self._semantic is not None
+        indices = self._semantic.indices()
+        count = self.labels.num_stuff if self._semantic.things_merged else self._semantic.num_classes
         ids = torch.from_numpy(np.where(indices < count, indices.astype(np.int32) + 1, 0))
         areas = torch.bincount(ids.flatten(), minlength=count + 1)[1:]
         return to_panoptic(PanopticMaps(ids, torch.arange(count), torch.ones(count), areas, areas > 0), self.labels)
@@ -180,7 +184,7 @@ class Result:
         return buffer.getvalue()
 
     def __repr__(self) -> str:
-        height, width = self._sizes[1]
+        height, width = self._size
         if self.segments is not None:
             names = ", ".join(segment.name for segment in self.segments[:5]) + (
                 ", ..." if len(self.segments) > 5 else ""

@@ -53,6 +53,8 @@ LevelFusion = Literal["max", "sum"]
 """How features of one region from several levels become one."""
 StuffMajority = Literal["half", "more_than_half"]
 """Share of an instance that must look like one stuff class for the instance to become that stuff."""
+PixelKind = Literal["rgb", "uint8", "uint16"]
+"""Numbers of a picture: RGB of 8 bits, or as they stand in the file."""
 ChannelOrder = Literal["rgb", "bgr"]
 """What the network expects; pictures outside the network are always RGB."""
 

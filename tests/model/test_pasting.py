@@ -79,6 +79,11 @@ def test_in_whole_pixels_a_box_has_a_border_and_includes_its_last_pixel() -> Non
     assert not window[:, 6].any()
 
 
+def test_in_inclusive_pixels_a_thin_box_still_has_a_pixel() -> None:
+    window, _ = paste_in_inclusive_pixels(torch.ones(4, 4), torch.tensor([2.0, 2.0, 2.2, 6.0]), (10, 12))
+    assert window.shape[1] == 1
+
+
 def test_in_inclusive_pixels_a_box_ends_with_its_last_pixel() -> None:
     # The box covers pixels 2 to 5; named by its last pixel it is (2, 2, 5, 5), and with the border (1.25, 5.75).
     window, corner = paste_in_inclusive_pixels(torch.ones(4, 4), torch.tensor([2.0, 2.0, 6.0, 6.0]), (10, 12))

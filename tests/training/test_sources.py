@@ -101,7 +101,7 @@ def test_pictures_with_rare_classes_are_repeated(tmp_path: Path) -> None:
 def test_the_recipe_decides_what_happens_to_training_pictures() -> None:
     config = tiny_facades().augmentation
     assert sources.training_augmentation(config) == Augmentation(
-        (320,), 640, 0.5, 0.0, (0.8, 1.6), (320, 320), ColorJitter(0.3, 0.3, 0.3, 0.04)
+        (320,), 640, 0.5, 0.0, (0.7, 1.7), (320, 320), ColorJitter(0.3, 0.3, 0.3, 0.04)
     )
     plain = sources.training_augmentation(AugmentationConfig(vertical_flip=0.25))
     assert plain.color is None

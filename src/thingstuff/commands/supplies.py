@@ -9,7 +9,7 @@ from tyro.conf import Positional
 from thingstuff.cli import SUCCESS
 from thingstuff.commands.terminal import parse, say, say_json
 from thingstuff.errors import InputError
-from thingstuff.recipes import RECIPES, find_recipe
+from thingstuff.recipes import FROM_DATA, FROM_DATA_SUMMARY, RECIPES, find_recipe
 
 # --- convert ---
 
@@ -60,11 +60,18 @@ def recipes(words: list[str]) -> int:
     match options.action:
         case ():
             summaries = {name: (function.__doc__ or "").split("\n")[0] for name, function in RECIPES.items()}
+            summaries[FROM_DATA] = FROM_DATA_SUMMARY
             if options.json:
                 say_json(summaries)
             else:
                 width = max(map(len, summaries))
                 say("\n".join(f"{name:{width}s}  {summary}" for name, summary in summaries.items()))
+        case ("show", name) if name == FROM_DATA:
+            say(
+                f"{FROM_DATA} is made from data: `thingstuff train {FROM_DATA} --data ROOT` chooses sizes, anchors,\n"
+                "batch, steps and weights to begin with for the data set and the machine, says why, and trains.\n"
+                "All other fields are those of the network that it begins with; recipe.json in the run folder has all."
+            )
         case ("show", name):
             say(find_recipe(name).model_dump_json(indent=2))
         case _:

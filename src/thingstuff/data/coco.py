@@ -1,7 +1,7 @@
 """Data sets in the COCO panoptic format: reading, checking and writing.
 
 A data set ROOT holds ``images/``, and for every split ``panoptic_<split>.json`` and ``panoptic_<split>/`` with one PNG
-file for each picture (segment id = R + 256 G + 65536 B, 0 is void).
+file for each picture (segment id = R + 256 G + 65536 B, 0 is void). Other layouts are read too, see ``layouts``.
 
 Source: https://cocodataset.org/#format-data
 """
@@ -22,19 +22,20 @@ from thingstuff.data.coco_json import (
     MAX_ID,
     AnnotatedPicture,
     check_files,
-    find_json,
     read_annotations,
     read_document,
     read_images,
     read_instances,
 )
-from thingstuff.data.images import locate_segments, read_id_map, read_image
+from thingstuff.data.images import locate_segments, read_id_map, read_picture
+from thingstuff.data.layouts import PanopticFiles, find_panoptic
 from thingstuff.errors import InputError
 from thingstuff.labels import LabelSet
 from thingstuff.structures import (
     VOID_ID,
     OverlappingInstances,
     Panoptic,
+    PixelKind,
     Sample,
     Segment,
     Size,
@@ -54,6 +55,9 @@ class CocoPanopticSource:
         map_folder: ``panoptic_<split>/``.
         pictures: What the JSON file says of each.
         instances: COCO's own instance annotations of each picture, where overlapping masks were asked for.
+        layout: Which layout was recognized, and the places in it, in a line.
+        channels: Of the pictures, as whoever reads them takes them (see ``read_picture``).
+        pixels: The same.
     """
 
     labels: LabelSet
@@ -62,6 +66,9 @@ class CocoPanopticSource:
     map_folder: Path
     pictures: tuple[AnnotatedPicture, ...]
     instances: tuple[tuple[Mapping[str, Any], ...], ...] | None = None
+    layout: str = ""
+    channels: int = 3
+    pixels: PixelKind = "rgb"
 
     def __len__(self) -> int:
         return len(self.pictures)
@@ -89,7 +96,8 @@ class CocoPanopticSource:
             InputError: A file is damaged; sizes, ids or areas of picture, PNG and JSON file contradict each other.
         """
         picture = self.pictures[index]
-        image, ids = read_image(self.image_path(index)), read_id_map(self.map_path(index))
+        image = read_picture(self.image_path(index), self.channels, self.pixels)
+        ids = read_id_map(self.map_path(index))
         self._check_sizes(index, (image.shape[0], image.shape[1]), (ids.shape[0], ids.shape[1]))
         self._check_segments(index, ids)
         instances = None
@@ -138,26 +146,32 @@ def open_coco_panoptic(root: Path, split: str, overlapping: bool = False) -> Coc
     Pictures without annotation are left out.
 
     Args:
-        root: Folder with ``images/``, ``panoptic_<split>.json`` and ``panoptic_<split>/``.
+        root: Folder of the data set, in any layout that ``layouts`` lists.
         split: Name of the split.
         overlapping: Take the instances from ``instances_<split>.json``, whose masks may overlap, instead of the id map.
 
     Raises:
         InputError: Something is missing, or the files contradict themselves.
     """
-    json_path = find_json(root, "panoptic", split)
-    document = read_document(json_path)
-    labels = LabelSet.from_coco(document["categories"], str(json_path))
-    images = read_images(document["images"], json_path)
-    pictures = read_annotations(document["annotations"], images, labels, json_path)
-    image_folder, map_folder = root / "images", root / f"panoptic_{split}"
-    check_files(image_folder, [picture.file_name for picture in pictures], "pictures")
-    check_files(map_folder, [picture.map_name for picture in pictures], "PNG files")
+    return open_panoptic_files(find_panoptic(root, split), overlapping)
+
+
+def open_panoptic_files(files: PanopticFiles, overlapping: bool = False) -> CocoPanopticSource:
+    """The same for files that are found already."""
+    document = read_document(files.json_path)
+    labels = LabelSet.from_coco(document["categories"], str(files.json_path))
+    named = read_images(document["images"], files.json_path)
+    images = {identity: (files.picture_name(name), size) for identity, (name, size) in named.items()}
+    pictures = read_annotations(document["annotations"], images, labels, files.json_path)
+    check_files(files.image_folder, [picture.file_name for picture in pictures], "pictures")
+    check_files(files.map_folder, [picture.map_name for picture in pictures], "PNG files")
     instances = None
     if overlapping:
         _import_mask_operations()
-        instances = read_instances(root, split, pictures, labels)
-    return CocoPanopticSource(labels, json_path, image_folder, map_folder, pictures, instances)
+        instances = read_instances(files.instances_path, pictures, labels)
+    return CocoPanopticSource(
+        labels, files.json_path, files.image_folder, files.map_folder, pictures, instances, files.describe()
+    )
 
 
 # --- COCO's instance annotations, which may overlap ---
@@ -223,8 +237,12 @@ def panoptic_truth(sample: Sample, labels: LabelSet) -> Panoptic:
 
     Segments without pixels are left out.
     """
-    truth = sample.truth
-    assert truth is not None, f"{sample.file_name} is not annotated"
+    assert sample.truth is not None, f"{sample.file_name} is not annotated"
+    return truth_to_panoptic(sample.truth, labels)
+
+
+def truth_to_panoptic(truth: Truth, labels: LabelSet) -> Panoptic:
+    """The same for the annotation alone."""
     listed = sorted(truth.segments, key=lambda segment: segment.id)
     located = locate_segments(truth.ids, [segment.id for segment in listed])
     segments = []

@@ -40,26 +40,6 @@ class AnnotatedPicture:
     areas: tuple[int | None, ...]
 
 
-def find_json(root: Path, kind: str, split: str) -> Path:
-    """The JSON file of one split.
-
-    Args:
-        root: Folder of the data set.
-        kind: ``panoptic`` or ``instances``.
-        split: Name of the split.
-    """
-    layout = f"expected a folder with images/, {kind}_{split}.json and {kind}_{split}/"
-    if not root.is_dir():
-        state = "this is a file" if root.exists() else "there is no such folder"
-        raise InputError(f"{root}: {state}; {layout}")
-    path = root / f"{kind}_{split}.json"
-    if not path.is_file():
-        splits = sorted(found.stem.removeprefix(f"{kind}_") for found in root.glob(f"{kind}_*.json"))
-        hint = f"splits here: {', '.join(splits)}" if splits else layout
-        raise InputError(f"{path}: there is no such file; {hint}")
-    return path
-
-
 def read_document(path: Path) -> dict[str, Any]:
     """Read a COCO JSON file and check that it has the three lists, and at least one annotation."""
     try:
@@ -177,10 +157,11 @@ def check_files(folder: Path, names: Iterable[str], what: str) -> None:
 
 
 def read_instances(
-    root: Path, split: str, pictures: Sequence[AnnotatedPicture], labels: LabelSet
+    path: Path, pictures: Sequence[AnnotatedPicture], labels: LabelSet
 ) -> tuple[tuple[Mapping[str, Any], ...], ...]:
-    """The annotations of each picture in ``instances_<split>.json``; those of other pictures are left out."""
-    path = find_json(root, "instances", split)
+    """The annotations of each picture in an instances file; those of other pictures are left out."""
+    if not path.exists():
+        raise InputError(f"{path}: there is no such file; overlapping instances need it, put it there")
     by_picture: dict[int | str, list[Mapping[str, Any]]] = {picture.image_id: [] for picture in pictures}
     for position, annotation in enumerate(read_document(path)["annotations"]):
         where = f"{path}: annotations[{position}]"
@@ -190,7 +171,7 @@ def read_instances(
         category_id = _field(annotation, "category_id", (int,), where)
         if labels.index.get(category_id, -1) < labels.num_stuff:
             raise InputError(
-                f"{where}: category_id {category_id} is no thing among the categories of panoptic_{split}.json; "
+                f"{where}: category_id {category_id} is no thing among the categories of the panoptic JSON file; "
                 "correct it or leave the annotation out"
             )
         if not isinstance(annotation.get("segmentation"), (list, dict)):

@@ -4,11 +4,12 @@ from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Float32, Int64, UInt8
+from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
 from thingstuff.model import boxes as box_ops
 from thingstuff.model.interpolation import nearest
+from thingstuff.model.merge_graph import falling_order, merge_in_graph, nearest_in_graph
 from thingstuff.model.panoptic_head import (
     Ranked,
     label_pixels,
@@ -54,6 +55,9 @@ def merge_by_score(
 ) -> PanopticMaps:
     """Panoptic FPN's heuristic: instances by score, each where no better one is, then stuff in what is left.
 
+    Compiled or exported, it takes steps of fixed sizes, and the table keeps a row for each instance and stuff class;
+    the map and the valid rows, which come first, are the same.
+
     Args:
         outputs: What the network says of the batch; either branch may be missing.
         row: Which picture of the batch.
@@ -67,6 +71,18 @@ def merge_by_score(
 
     Source: Kirillov et al., Panoptic Feature Pyramid Networks, CVPR 2019, section 3; Detectron2 for the order of steps.
     """
+    if torch.compiler.is_compiling():
+        return merge_in_graph(
+            outputs,
+            row,
+            size,
+            output_size,
+            num_stuff=num_stuff,
+            score_threshold=score_threshold,
+            overlap_threshold=overlap_threshold,
+            stuff_area=stuff_area,
+            mask_paste=mask_paste,
+        )
     device = (outputs.instances.boxes if outputs.instances else outputs.semantic.logits).device  # pyright: ignore
     ids = torch.zeros(output_size, dtype=torch.int32, device=device)
     paste = find_paste(mask_paste)
@@ -232,9 +248,13 @@ def segment_by_logits(
         count = int(ranked.usable.sum())
         ranked = Ranked(*(column[:count] for column in ranked))
         pixels = label_pixels(logits, ranked, num_stuff, overlap_threshold, unknown)
+    winners, semantic = (
+        nearest_in_graph(plane, size, output_size) if in_graph else nearest(plane[: size[0], : size[1]], output_size)
+        for plane in (pixels.winners, pixels.semantic)
+    )
     maps = tabulate(
-        nearest(pixels.winners[: size[0], : size[1]], output_size),
-        nearest(pixels.semantic[: size[0], : size[1]], output_size),
+        winners,
+        semantic,
         ranked.labels.index_select(0, pixels.rows),
         ranked.scores.index_select(0, pixels.rows),
         num_stuff=num_stuff,
@@ -257,15 +277,8 @@ def _rank(outputs: Outputs, row: int, num_things: int, score_threshold: float) -
         return Ranked(nothing.view(0, 4), nothing.long(), nothing, nothing.view(0, 1, 1), nothing.bool())
     scores = found.scores[row]
     usable = found.valid[row] & (scores > score_threshold)
-    order = _falling_order(scores.masked_fill(~usable, -1))
+    order = falling_order(scores.masked_fill(~usable, -1))
     # Our boxes end where their last pixel ends, those of the panoptic head name that pixel.
     boxes = box_ops.inclusive(found.boxes[row])
     columns = boxes, found.labels[row], scores, found.mask_logits[row], usable
     return Ranked(*(column.index_select(0, order) for column in columns))
-
-
-def _falling_order(scores: Float32[Tensor, " D"]) -> Int64[Tensor, " D"]:
-    """Sort by counting, equal scores in their order: ONNX has no stable sort."""
-    rows = torch.arange(len(scores), device=scores.device)
-    ahead = (scores > scores[:, None]) | ((scores == scores[:, None]) & (rows < rows[:, None]))
-    return torch.zeros_like(rows).scatter(0, ahead.sum(dim=1), rows)

@@ -73,7 +73,9 @@ def paste_in_whole_pixels(
     half = half * (padded.shape[0] / probabilities.shape[0])
     x1, y1 = (center - half).long().tolist()
     x2, y2 = (center + half).long().tolist()
-    full = F.interpolate(padded[None, None], size=(y2 - y1 + 1, x2 - x1 + 1), mode="bilinear", align_corners=False)
+    # A box that names its last pixel may be less than one pixel wide.
+    whole = max(y2 - y1 + 1, 1), max(x2 - x1 + 1, 1)
+    full = F.interpolate(padded[None, None], size=whole, mode="bilinear", align_corners=False)
     top, left = max(y1, 0), max(x1, 0)
     window = full[0, 0, top - y1 : max(size[0] - y1, 0), left - x1 : max(size[1] - x1, 0)]
     return window >= 0.5, (top, left)

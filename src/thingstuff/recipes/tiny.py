@@ -101,6 +101,7 @@ def tiny_nuclei() -> Recipe:
         tiny_facades(),
         name="tiny_nuclei",
         model__region__num_detections=250,
+        model__region__samples=128,
         model__region__rpn__num_proposals=(600, 500),
         model__region__rpn__candidates_per_level=(600, 500),
         augmentation=AugmentationConfig(

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool
@@ -61,6 +61,7 @@ class DrawnCategory:
     color: tuple[int, int, int] | None = None
 
 
+@runtime_checkable
 class DrawingSource(Protocol):
     """The annotated pictures of one export of a tool; opening it checks what needs no pixels."""
 

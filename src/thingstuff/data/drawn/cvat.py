@@ -1,0 +1,323 @@
+"""Exports of CVAT: "CVAT for images 1.1" and "CVAT for video 1.1".
+
+An export is a folder with ``annotations.xml`` and, where pictures were exported too, ``images/``. Shapes are polygons,
+boxes (perhaps turned around their centre), ellipses and masks; what has no area (points, lines, tags) is left out with
+a warning. Of a video, the frames with a visible shape are read; a shape on a frame that says ``outside`` marks where
+its object has left the picture.
+
+Source: https://docs.cvat.ai/docs/dataset_management/formats/format-cvat
+"""
+
+import re
+import warnings
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from xml.etree import ElementTree
+from xml.etree.ElementTree import Element
+
+import numpy as np
+
+from thingstuff.data.drawn.drawing import Drawing, DrawnCategory, Piece
+from thingstuff.data.drawn.lookup import (
+    find_picture,
+    find_without_suffix,
+    finite,
+    picture_size,
+    read_size,
+    refuse_missing,
+    whole,
+)
+from thingstuff.data.drawn.polygons import Placed, fill_polygons, read_points
+from thingstuff.data.drawn.turned import ellipse_outline, fill_turned, rectangle_outline, turn
+from thingstuff.errors import InputError
+from thingstuff.structures import Size
+
+_SHAPES = ("polygon", "box", "ellipse", "mask")
+_WITHOUT_AREA = ("polyline", "points", "cuboid", "skeleton")
+_LABELS_WITHOUT_AREA = ("polyline", "points", "cuboid", "skeleton", "tag")
+_FRAME_NAME = re.compile(r"(?:frame_?)?(\d+)", re.IGNORECASE)
+"""Names of exported frames: ``frame_000012``; plain numbers are what other tools cut videos into."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Shape:
+    """A shape element, the label and group of which may stand at its track."""
+
+    element: Element
+    label: str
+    group: str | None
+    where: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Picture:
+    image: Path
+    size: Size
+    split: str | None
+    shapes: tuple[_Shape, ...]
+
+
+@dataclass(frozen=True)
+class CvatSource:
+    """The pictures of an export of CVAT; made by ``open_cvat``."""
+
+    categories: tuple[DrawnCategory, ...]
+    pictures: tuple[_Picture, ...]
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def read(self, index: int) -> Drawing:
+        """Decode the shapes of one picture, lowest first.
+
+        Raises:
+            InputError: A shape is damaged, or does not lie in the picture.
+        """
+        picture = self.pictures[index]
+        placed = []
+        for shape in picture.shapes:
+            mask, corner = _decode(shape.element, picture.size, shape.where)
+            level = whole(shape.element.get("z_order", "0"), "z_order", shape.where)
+            placed.append((level, Piece(shape.label, mask, corner, shape.group)))
+        placed.sort(key=lambda entry: entry[0])  # stable: shapes of a level stay in the order of drawing
+        return Drawing(picture.image, picture.size, tuple(piece for _, piece in placed), picture.split)
+
+
+# --- opening ---
+
+
+def recognize(source: Path) -> bool:
+    """Whether this is an export of CVAT: its folder, or the XML file in it."""
+    path = source / "annotations.xml" if source.is_dir() else source
+    try:
+        with path.open("rb") as file:
+            beginning = file.read(65536)
+    except OSError:
+        return False
+    return b"<annotations" in beginning and any(mark in beginning for mark in (b"<meta", b"<image ", b"<track "))
+
+
+def open_cvat(source: Path) -> CvatSource:
+    """Open an export of CVAT and check everything that needs no pixels.
+
+    Args:
+        source: Folder with ``annotations.xml``, or that file; pictures lie in ``images/`` beside it, or beside it.
+
+    Raises:
+        InputError: The file is damaged, a label is not in the list of labels, or pictures are missing.
+    """
+    path = source / "annotations.xml" if source.is_dir() else source
+    root = _parse(path)
+    images, tracks = root.findall("image"), root.findall("track")
+    if not images and not tracks:
+        raise InputError(f"{path}: has neither an <image> nor a <track>; export again as 'CVAT for images 1.1'")
+    categories, known = _read_categories(root)
+    folders = [path.parent / "images", path.parent]
+    pictures = _read_images(images, path, folders) if images else _read_tracks(tracks, root, path, folders)
+    shapes = [shape for picture in pictures for shape in picture.shapes]
+    used = dict.fromkeys(shape.label for shape in shapes)
+    for shape in shapes:
+        if known and shape.label not in known:
+            raise InputError(f"{shape.where}: the label is not in the list of labels at the top of the file; add it")
+    listed = {category.name for category in categories}
+    # Labels of the task that are made for lines or tags count only where something with an area has them.
+    categories += tuple(known.get(name, DrawnCategory(name)) for name in used if name not in listed)
+    _warn_of_shapes_without_area(root, path)
+    return CvatSource(categories, pictures)
+
+
+class _PlainXml(ElementTree.TreeBuilder):
+    """Builds the tree of a file without entities of its own: they could make it grow without bound."""
+
+    def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
+        """Called where the file defines its own document type."""
+        raise InputError("defines a document type, which no export of CVAT has; export it again")
+
+
+def _parse(path: Path) -> Element:
+    try:
+        root = ElementTree.parse(path, parser=ElementTree.XMLParser(target=_PlainXml())).getroot()
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    except FileNotFoundError as error:
+        raise InputError(
+            f"{path}: there is no such file; name the unpacked export, a folder or its XML file"
+        ) from error
+    except (ElementTree.ParseError, OSError, ValueError, LookupError) as error:
+        raise InputError(f"{path}: cannot be read as XML ({error}); export it again") from error
+    if root is None or root.tag != "annotations":
+        tag = "nothing" if root is None else f"<{root.tag}>"
+        raise InputError(f"{path}: begins with {tag}, not with <annotations>; export as 'CVAT for images 1.1'")
+    return root
+
+
+def _read_categories(root: Element) -> tuple[tuple[DrawnCategory, ...], dict[str, DrawnCategory]]:
+    """The labels that may have an area, and all of them by name."""
+    known, with_area = {}, []
+    for label in root.iterfind("meta//labels/label"):
+        name = label.findtext("name") or ""
+        if name and name not in known:
+            known[name] = DrawnCategory(name, color=_read_color(label.findtext("color")))
+            if label.findtext("type") not in _LABELS_WITHOUT_AREA:
+                with_area.append(known[name])
+    return tuple(with_area), known
+
+
+def _read_color(text: str | None) -> tuple[int, int, int] | None:
+    if text is None or not re.fullmatch("#[0-9a-fA-F]{6}", text):
+        return None
+    red, green, blue = bytes.fromhex(text[1:])
+    return red, green, blue
+
+
+def _warn_of_shapes_without_area(root: Element, path: Path) -> None:
+    counts = Counter(element.tag for element in root.iter() if element.tag in _WITHOUT_AREA)
+    if counts:
+        listed = ", ".join(f"{count} of the kind {kind}" for kind, count in counts.items())
+        warnings.warn(f"{path}: shapes without an area are left out: {listed}", stacklevel=3)
+
+
+# --- pictures, and frames of a video ---
+
+
+def _read_images(images: Iterable[Element], path: Path, folders: Sequence[Path]) -> tuple[_Picture, ...]:
+    pictures, missing = [], []
+    for position, image in enumerate(images):
+        name = image.get("name")
+        if not name:
+            raise InputError(f"{path}: <image> {position + 1} has no name; export it again")
+        where = f"{path}: {name}"
+        split = image.get("subset") or None
+        # Exports of a project sort pictures into folders by subset.
+        below = [folder / split for folder in folders] if split and "/" not in split and split != ".." else []
+        places = [*folders, *below]
+        # Frames of a video stand in exports for images under names without suffix.
+        file = find_picture(name, places, where) or find_without_suffix(name, places, where)
+        size = read_size(image.get("height"), image.get("width"), where)
+        if file is None:
+            missing.append(name)
+            continue
+        shapes = tuple(
+            _Shape(
+                element,
+                _label(element, where),
+                _group(element),
+                f"{where}: {element.tag} {number} ({element.get('label')})",
+            )
+            for number, element in enumerate((each for each in image if each.tag in _SHAPES), start=1)
+        )
+        pictures.append(_Picture(file, size, split, shapes))
+    refuse_missing(missing, path, folders)
+    return tuple(pictures)
+
+
+def _read_tracks(tracks: Iterable[Element], root: Element, path: Path, folders: Sequence[Path]) -> tuple[_Picture, ...]:
+    frames: defaultdict[int, list[_Shape]] = defaultdict(list)
+    last_seen: dict[str, list[int]] = {}
+    for track in tracks:
+        where = f"{path}: track {track.get('id', '?')}"
+        label, group = _label(track, where), _group(track)
+        visible = []
+        for element in track:
+            if element.tag not in _SHAPES:
+                continue
+            frame = whole(element.get("frame"), "frame", where)
+            if element.get("outside", "0") == "1":
+                continue
+            visible.append(frame)
+            frames[frame].append(_Shape(element, label, group, f"{where}, frame {frame}"))
+        last_seen[where] = visible
+    for where, visible in last_seen.items():
+        repeated = [frame for frame, count in Counter(visible).items() if count > 1]
+        if repeated:
+            raise InputError(f"{where}: has two shapes on frame {repeated[0]}; remove one")
+    files = _frame_files(folders)
+    missing = [f"frame_{frame:06d}" for frame in sorted(frames) if frame not in files]
+    refuse_missing(missing, path, folders)
+    stated = _stated_size(root, path)
+    pictures = []
+    for frame in sorted(frames):
+        size = picture_size(files[frame])
+        if stated is not None and size != stated:
+            raise InputError(
+                f"{files[frame]}: {size[1]} x {size[0]} pixels (width x height), but {path.name} says "
+                f"{stated[1]} x {stated[0]}; extract the frames at the video's own size"
+            )
+        pictures.append(_Picture(files[frame], size, None, tuple(frames[frame])))
+    return tuple(pictures)
+
+
+def _frame_files(folders: Iterable[Path]) -> Mapping[int, Path]:
+    files: dict[int, Path] = {}
+    for folder in folders:
+        for file in sorted(folder.iterdir()) if folder.is_dir() else []:
+            match = _FRAME_NAME.fullmatch(file.stem)
+            if match and file.suffix.lower() in (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"):
+                files.setdefault(int(match[1]), file)
+    return files
+
+
+def _stated_size(root: Element, path: Path) -> Size | None:
+    size = root.find("meta//original_size")
+    if size is None:
+        return None
+    return read_size(size.findtext("height"), size.findtext("width"), f"{path}: original_size")
+
+
+def _label(element: Element, where: str) -> str:
+    label = element.get("label")
+    if not label:
+        raise InputError(f"{where}: a <{element.tag}> has no label; give it one")
+    return label
+
+
+def _group(element: Element) -> str | None:
+    group = element.get("group_id", "0")
+    return None if group in ("", "0") else group
+
+
+# --- shapes ---
+
+
+def _decode(shape: Element, size: Size, where: str) -> Placed:
+    if shape.tag == "mask":
+        return _decode_mask(shape, size, where)
+    if shape.tag == "polygon":
+        points = [point.split(",") for point in shape.get("points", "").split(";") if point.strip()]
+        outline = read_points(points, size, where)
+        if len(outline) < 3:
+            raise InputError(f"{where}: a polygon of {len(outline)} points has no area; draw or remove it")
+        return fill_polygons([outline], size)
+    degrees = finite(shape.get("rotation", "0"), "rotation", where)
+    if shape.tag == "box":
+        x1, y1, x2, y2 = (finite(shape.get(side), side, where) for side in ("xtl", "ytl", "xbr", "ybr"))
+        if not degrees:
+            (x1, y1), (x2, y2) = read_points([[x1, y1], [x2, y2]], size, where).tolist()
+        return fill_turned(
+            turn(rectangle_outline(x1, y1, x2, y2), degrees, ((x1 + x2) / 2, (y1 + y2) / 2)), size, where
+        )
+    x, y, across, down = (finite(shape.get(part), part, where) for part in ("cx", "cy", "rx", "ry"))
+    if across <= 0 or down <= 0:
+        raise InputError(f"{where}: rx is {across:g} and ry is {down:g}; both must be more than 0")
+    return fill_turned(ellipse_outline((x, y), (across, down), degrees), size, where)
+
+
+def _decode_mask(shape: Element, size: Size, where: str) -> Placed:
+    """A mask of runs in its box, row by row; the first run is of pixels that do not belong to it."""
+    left, top, width, height = (whole(shape.get(part), part, where) for part in ("left", "top", "width", "height"))
+    if left < 0 or top < 0 or width < 1 or height < 1 or top + height > size[0] or left + width > size[1]:
+        raise InputError(
+            f"{where}: its box of {width} x {height} pixels at left {left}, top {top} does not lie in the picture of "
+            f"{size[1]} x {size[0]} (width x height); is it drawn on another picture?"
+        )
+    try:
+        lengths = np.array([int(run) for run in shape.get("rle", "").split(",")], dtype=np.int64)
+    except (ValueError, OverflowError) as error:
+        raise InputError(f"{where}: rle is not a list of whole numbers ({error}); export it again") from error
+    if lengths.min() < 0 or lengths.max() > width * height or lengths.sum() != width * height:
+        raise InputError(
+            f"{where}: the runs of rle have {lengths.sum()} pixels, its box has {width * height}; export it again"
+        )
+    return np.repeat(np.arange(len(lengths)) % 2 == 1, lengths).reshape(height, width), (top, left)

@@ -1,0 +1,175 @@
+"""Folders of pictures and of PNG files with the same names.
+
+Understood layouts: ``images/`` and ``semantic/``, perhaps with ``instance/``, each perhaps with a folder for every
+split, or all in a folder for every split; Pascal VOC's ``JPEGImages/``, ``SegmentationClass/``,
+``SegmentationObject/`` and ``ImageSets/Segmentation/<split>.txt``, as CVAT, Datumaro and labelme write it.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from thingstuff.data.drawn.drawing import Drawing, DrawnCategory
+from thingstuff.data.drawn.label_png import ValueNames, pieces_of, read_label_png, read_names, semantic_values
+from thingstuff.data.drawn.pictures import SUFFIXES
+from thingstuff.data.drawn.splitting import split_name
+from thingstuff.errors import InputError
+
+_IMAGES = ("images", "image", "imgs", "img", "jpegimages", "rgb", "photos")
+_SEMANTIC = (
+    *("semantic", "semantics", "semantic_masks", "semantic_labels", "segmentationclass", "segmentationclasspng"),
+    *("masks", "mask", "labels", "label", "annotations", "gt"),
+)
+_INSTANCE = (
+    "instance",
+    "instances",
+    "instance_masks",
+    "instance_labels",
+    "segmentationobject",
+    "segmentationobjectpng",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Folders:
+    """Where the files of a data set, or of one split of it, lie."""
+
+    images: Path
+    semantic: Path
+    instance: Path | None
+    split: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """The files of one picture."""
+
+    image: Path
+    semantic: Path
+    instance: Path | None
+    split: str | None
+
+
+@dataclass(frozen=True)
+class PngFolders:
+    """Made by ``open_png_folders``."""
+
+    categories: tuple[DrawnCategory, ...]
+    entries: tuple[_Entry, ...]
+    names: ValueNames | None
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def read(self, index: int) -> Drawing:
+        """Decode the PNG files of one picture."""
+        entry = self.entries[index]
+        values, names = semantic_values(read_label_png(entry.semantic), self.names)
+        objects = None
+        if entry.instance is not None:
+            objects = read_label_png(entry.instance).values
+            if objects.shape != values.shape:
+                raise InputError(
+                    f"{entry.instance}: {objects.shape[1]} x {objects.shape[0]} pixels (width x height), but "
+                    f"{entry.semantic} has {values.shape[1]} x {values.shape[0]}; both must be of the picture's size"
+                )
+        pieces = pieces_of(values, objects, names, str(entry.semantic))
+        return Drawing(entry.image, (values.shape[0], values.shape[1]), tuple(pieces), entry.split)
+
+
+def recognize_png_folders(source: Path, with_instances: bool) -> bool:
+    """Whether there are folders of pictures and PNG files, with or without one of objects."""
+    try:
+        return any((folders.instance is not None) == with_instances for folders in _find_folders(source))
+    except OSError:
+        return False
+
+
+def open_png_folders(source: Path, with_instances: bool) -> PngFolders:
+    """Open folders of PNG files. Pictures without a semantic PNG file are left out.
+
+    Raises:
+        InputError: A folder or file is missing, or no file says what the values mean and one of them is damaged.
+    """
+    wanted = f"{source}: no folders images/ and semantic/{' and instance/' if with_instances else ''} with PNG files"
+    found = list(_find_folders(source))
+    if not found or (with_instances and any(folders.instance is None for folders in found)):
+        raise InputError(f"{wanted}; give the folder that holds them")
+    lists = _read_lists(source)
+    entries = [entry for folders in found for entry in _find_entries(folders, with_instances, lists)]
+    names = next((read for place in _name_places(source, found) if (read := read_names(place)) is not None), None)
+    if names is None:
+        values = sorted({name for entry in entries for name in _used_names(entry)}, key=lambda name: (len(name), name))
+        return PngFolders(tuple(DrawnCategory(name) for name in values), tuple(entries), None)
+    color_of = {name: (c & 255, c >> 8 & 255, c >> 16) for c, name in names.by_color.items()}
+    distinct = dict.fromkeys([*names.by_value.values(), *names.by_color.values()])
+    categories = tuple(DrawnCategory(name, color=color_of.get(name)) for name in distinct)
+    return PngFolders(categories, tuple(entries), names)
+
+
+def _find_folders(source: Path) -> Iterator[_Folders]:
+    if not source.is_dir():
+        return
+    for place in (source, *sorted(path for path in source.iterdir() if path.is_dir())):
+        inside = {path.name.lower(): path for path in place.iterdir() if path.is_dir()}
+        images, instance = _first(inside, _IMAGES), _first(inside, _INSTANCE)
+        semantic = next((inside[n] for n in _SEMANTIC if n in inside and _has_png(inside[n])), None)
+        if images is not None and semantic is not None:
+            yield _Folders(images, semantic, instance, None if place == source else place.name)
+
+
+def _first(folders: dict[str, Path], names: tuple[str, ...]) -> Path | None:
+    return next((folders[name] for name in names if name in folders), None)
+
+
+def _has_png(folder: Path) -> bool:
+    """Whether a folder holds masks: no JSON files, whose PNG files mean something else, and PNG files at some depth."""
+    return not any(folder.glob("*.json")) and any(True for _ in islice(folder.rglob("*.png"), 1))
+
+
+def _read_lists(source: Path) -> dict[str, str]:
+    """The split of every name that Pascal VOC's lists have; those of one split at most."""
+    split_of: dict[str, str] = {}
+    for path in sorted((source / "ImageSets" / "Segmentation").glob("*.txt")):
+        # trainval.txt holds what train.txt and val.txt hold too.
+        if (split := split_name(path.stem)) in ("train", "val", "test"):
+            for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+                if line.strip():
+                    split_of.setdefault(line.strip(), split)
+    return split_of
+
+
+def _find_entries(folders: _Folders, with_instances: bool, lists: dict[str, str]) -> Iterator[_Entry]:
+    pictures: dict[Path, Path] = {}
+    for path in sorted(folders.images.rglob("*")):
+        if path.suffix.lower() in SUFFIXES and path.is_file():
+            pictures.setdefault(path.relative_to(folders.images).with_suffix(""), path)
+    for semantic in sorted(folders.semantic.rglob("*.png")):
+        key = semantic.relative_to(folders.semantic).with_suffix("")
+        if key not in pictures:
+            raise InputError(
+                f"{semantic}: {folders.images} has no picture of this name ({key}.jpg or another format); add it there"
+            )
+        instance = None
+        if with_instances:
+            assert folders.instance is not None
+            instance = folders.instance / f"{key}.png"
+            if not instance.is_file():
+                raise InputError(f"{instance}: is missing, but {semantic} is there; both are needed")
+        inner = key.parts[0] if len(key.parts) > 1 and split_name(key.parts[0]) in ("train", "val", "test") else None
+        yield _Entry(pictures[key], semantic, instance, lists.get(key.as_posix()) or inner or folders.split)
+
+
+def _name_places(source: Path, found: list[_Folders]) -> Iterator[Path]:
+    yield source
+    for folders in found:
+        yield folders.semantic.parent
+        yield folders.semantic
+
+
+def _used_names(entry: _Entry) -> set[str]:
+    values, names = semantic_values(read_label_png(entry.semantic), None)
+    return {name for value in np.unique(values).tolist() if (name := names[value]) is not None}

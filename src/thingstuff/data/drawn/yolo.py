@@ -1,0 +1,203 @@
+"""YOLO's segmentation labels: a text file for every picture, a line ``class x1 y1 x2 y2 ...`` for every object.
+
+Coordinates are shares of width and height. Understood layouts: ``data.yaml``, or the folder with it, whose ``train``,
+``val`` and ``test`` name folders of pictures or text files that list them. The labels of ``images/a.jpg`` lie in
+``labels/a.txt``, else beside the picture; a picture without labels has no object.
+
+Source: https://docs.ultralytics.com/datasets/segment/
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from thingstuff.data.drawn.drawing import Drawing, DrawnCategory, Piece
+from thingstuff.data.drawn.lookup import picture_size
+from thingstuff.data.drawn.pictures import SUFFIXES
+from thingstuff.data.drawn.polygons import fill_polygons, read_points
+from thingstuff.errors import InputError
+from thingstuff.structures import Size
+
+_SPLITS = ("train", "val", "valid", "test")
+
+
+@dataclass(frozen=True)
+class YoloSegmentation:
+    """Made by ``open_yolo``.
+
+    Attributes:
+        names: Name of each class number.
+        pictures: Each with its split.
+    """
+
+    names: Mapping[int, str]
+    pictures: tuple[tuple[Path, str], ...]
+
+    @property
+    def categories(self) -> tuple[DrawnCategory, ...]:
+        """Objects, all of them."""
+        return tuple(DrawnCategory(name, True) for name in dict.fromkeys(self.names.values()))
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def read(self, index: int) -> Drawing:
+        """Fill the outlines of one picture."""
+        image, split = self.pictures[index]
+        size, path = picture_size(image), label_path(image)
+        lines = _read_text(path).splitlines() if path.is_file() else []
+        pieces = [
+            _read_line(line.split(), self.names, size, f"{path}: line {number}")
+            for number, line in enumerate(lines, start=1)
+            if line.strip()
+        ]
+        return Drawing(image, size, tuple(pieces), split)
+
+
+def recognize(source: Path) -> bool:
+    """Whether there is a YAML file that names classes and a folder of pictures."""
+    try:
+        path = _find_yaml(source)
+        text = "" if path is None else path.read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return False
+    keys = {line.split(":")[0].strip() for line in text.splitlines() if ":" in line and not line[:1].isspace()}
+    return "names" in keys and not keys.isdisjoint(_SPLITS)
+
+
+def open_yolo(source: Path) -> YoloSegmentation:
+    """Open a data set that a ``data.yaml`` describes.
+
+    Raises:
+        InputError: The file is missing or damaged, or a folder that it names is not there.
+    """
+    path = _find_yaml(source)
+    if path is None:
+        raise InputError(f"{source}: has no data.yaml with names, train and val; give that file")
+    content = _read_yaml(path)
+    names = _read_class_names(content.get("names"), path)
+    pictures = [
+        (picture, split)
+        for split in _SPLITS
+        for entry in _listed(content.get(split), split, path)
+        for picture in _find_pictures(entry, content.get("path"), split, path)
+    ]
+    if not pictures:
+        raise InputError(f"{path}: no pictures in train, val or test; correct the paths")
+    return YoloSegmentation(names, tuple(dict.fromkeys(pictures)))
+
+
+def label_path(image: Path) -> Path:
+    """The text file of a picture: in ``labels/`` instead of the last ``images/`` of its path, else beside it."""
+    parts = list(image.parts)
+    for position in range(len(parts) - 2, -1, -1):
+        if parts[position] == "images":
+            parts[position] = "labels"
+            return Path(*parts).with_suffix(".txt")
+    return image.with_suffix(".txt")
+
+
+# --- data.yaml ---
+
+
+def _find_yaml(source: Path) -> Path | None:
+    if source.is_file():
+        return source if source.suffix.lower() in (".yaml", ".yml") else None
+    found = sorted(path for suffix in ("yaml", "yml") for path in source.glob(f"*.{suffix}"))
+    named = [path for path in found if path.stem in ("data", "dataset")]
+    return named[0] if named else found[0] if len(found) == 1 else None
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        import yaml
+    except ImportError as error:
+        raise InputError(f"{path}: reading YAML needs the package PyYAML; run pip install pyyaml") from error
+    try:
+        content = yaml.safe_load(_read_text(path))
+    except (yaml.YAMLError, RecursionError) as error:
+        raise InputError(f"{path}: not YAML ({' '.join(str(error).split())}); correct the line") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: has no fields; it needs names, train and val")
+    return content
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read as text ({error}); write it again") from error
+
+
+def _read_class_names(names: Any, path: Path) -> dict[int, str]:
+    """Names by number, from a list or from a table; numbers may be names, too."""
+    numbered = dict(enumerate(names)) if isinstance(names, list) else names
+    if not isinstance(numbered, dict) or not numbered:
+        raise InputError(f"{path}: names is {names!r}; write a list of names, or a table of numbers and names")
+    for number, name in numbered.items():
+        if type(number) is not int or number < 0 or not isinstance(name, str | int | float):
+            raise InputError(f"{path}: names has the entry {number!r}: {name!r}; write a number and a name")
+    return {number: str(name) for number, name in numbered.items()}
+
+
+def _listed(value: Any, split: str, path: Path) -> list[str]:
+    entries = value if isinstance(value, list) else [] if value is None else [value]
+    if not all(isinstance(entry, str) and entry for entry in entries):
+        raise InputError(f"{path}: {split} is {value!r}; write a folder, a text file that lists pictures, or several")
+    return entries
+
+
+def _find_pictures(entry: str, root: Any, split: str, path: Path) -> Iterator[Path]:
+    """The pictures that one entry of ``data.yaml`` means."""
+    base = path.parent
+    named = [base / root] if isinstance(root, str) else []
+    # `path` is often that of another machine, and Roboflow writes ../train/images for train/images.
+    candidates = [folder / entry for folder in (*named, base)] + [base / entry.removeprefix("../")]
+    place = next((candidate for candidate in candidates if candidate.exists()), None)
+    if place is None:
+        if split == "test":
+            return  # often named, rarely there
+        raise InputError(f"{path}: {split} is {entry!r}, which is not there; looked at {candidates[0]}")
+    if place.is_dir():
+        yield from sorted(p for p in place.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+        return
+    for line in _read_text(place).splitlines():
+        if line.strip():
+            if ".." in Path(line.strip()).parts:
+                raise InputError(f"{place}: {line.strip()!r} leads out of the list's folder; write a path inside it")
+            # Lists of CVAT begin at the folder of data.yaml, those with ./ at the list's own.
+            listed = [folder / line.strip() for folder in (place.parent, *named, base)]
+            listed.append(base / line.strip().removeprefix("data/"))
+            picture = next((each for each in listed if each.is_file()), None)
+            if picture is None:
+                raise InputError(f"{place}: the picture {line.strip()!r} is not there; looked at {listed[0]}")
+            yield picture
+
+
+# --- labels ---
+
+
+def _read_line(words: list[str], names: Mapping[int, str], size: Size, where: str) -> Piece:
+    try:
+        numbers = [float(word) for word in words]
+    except ValueError as error:
+        raise InputError(f"{where}: {' '.join(words)[:60]!r} are not numbers; write class x1 y1 x2 y2 ...") from error
+    if not numbers[0].is_integer() or int(numbers[0]) not in names:
+        raise InputError(
+            f"{where}: the class {words[0]} is not among the {len(names)} names of data.yaml; add it there"
+        )
+    if len(numbers) == 5:
+        raise InputError(
+            f"{where}: a box (class x y width height), no outline; a panoptic map needs segmentation labels"
+        )
+    if len(numbers) < 7 or len(numbers) % 2 == 0:
+        raise InputError(f"{where}: {len(numbers) - 1} coordinates; an outline has three or more pairs x y")
+    shares = np.array(numbers[1:]).reshape(-1, 2)
+    if np.isfinite(shares).all() and shares.max() > 2:
+        raise InputError(f"{where}: coordinates up to {shares.max():g}; YOLO's are shares of width and height, 0 to 1")
+    outline = read_points((shares * np.array([size[1], size[0]])).tolist(), size, where)
+    mask, corner = fill_polygons([outline], size)
+    return Piece(names[int(numbers[0])], mask, corner)

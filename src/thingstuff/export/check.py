@@ -1,0 +1,157 @@
+"""Whether an exported file sees what the network sees: the same pictures through both."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from thingstuff.checkpoint import Checkpoint
+from thingstuff.data.scenes import draw_scene
+from thingstuff.errors import InputError
+from thingstuff.predict import Model, Picture, load
+from thingstuff.result import DetectedInstances, Result
+from thingstuff.runtimes import SUFFIXES
+from thingstuff.structures import Panoptic, Size
+
+LEAST_AGREEMENT = 0.999
+"""Share of the pixels of a map that have to be the same."""
+MOST_BOX_ERROR = 0.01
+"""Pixels."""
+SCENE_SIZES: tuple[tuple[Size, Size | None], ...] = (((128, 192), None), ((150, 201), (97, 260)))
+"""Sizes of the procedural pictures, and of the maps that are asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """What a file makes of one picture, compared with the network.
+
+    Attributes:
+        picture: What it is.
+        segments: How many segments the network sees, and how many the file sees; None without a panoptic map.
+        agreement: Share of pixels with the same segment; 1 without a panoptic map.
+        semantic: Share of pixels with the same class in the label map; None without one.
+        instances: How many the network finds, and how many the file finds.
+        boxes: Largest distance of a side from where the network sees it, in pixels.
+        scores: Largest difference of a score.
+    """
+
+    picture: str
+    segments: tuple[int, int] | None
+    agreement: float
+    semantic: float | None
+    instances: tuple[int, int] | None
+    boxes: float
+    scores: float
+
+    def problem(self) -> str | None:
+        """Why this is too much, or None."""
+        for name, counts in (("segments", self.segments), ("instances", self.instances)):
+            if counts is not None and counts[0] != counts[1]:
+                return f"{counts[1]} {name} instead of {counts[0]}"
+        least = min(self.agreement, 1.0 if self.semantic is None else self.semantic)
+        if least < LEAST_AGREEMENT:
+            return f"{least:.3%} of the pixels agree, at least {LEAST_AGREEMENT:.1%} have to"
+        if self.boxes > MOST_BOX_ERROR:
+            return f"a box is off by {self.boxes:.3g} pixels, at most {MOST_BOX_ERROR} are allowed"
+        return None
+
+
+def compare(checkpoint: Checkpoint, path: Path, pictures: Sequence[Picture] = ()) -> list[Difference]:
+    """Let the network and a file see the same pictures: procedural scenes, black, and those that are given.
+
+    Args:
+        checkpoint: The network.
+        path: The exported file.
+        pictures: More pictures, at the size that the checkpoint's policy gives them.
+    """
+    if path.suffix == SUFFIXES["torch"]:
+        # Loading such a file leaves its graph alone, which is what is to be compared here.
+        from thingstuff.export.torch_file import run_trusted_file
+
+        runtime = run_trusted_file(path)
+        file, usual = Model.of_file(runtime, short_side=0), Model.of_file(runtime)
+    else:
+        file, usual = load(path, short_side=0), load(path)
+    eager = Model(checkpoint, short_side=0)
+    differences = []
+    for number, (size, output_size) in enumerate(SCENE_SIZES):
+        picture = _scene(number, size, checkpoint.recipe.picture.channels)
+        results = (model(picture, output_size=output_size) for model in (eager, file))
+        differences.append(_difference(f"scene {size[0]}x{size[1]}", *results))
+    black = np.zeros((96, 70, checkpoint.recipe.picture.channels), dtype=np.uint8)
+    black = np.zeros((96, 70, checkpoint.recipe.picture.channels), dtype=np.uint8)
+    differences.append(_difference("black 96x70", eager(black), file(black)))
+    if pictures:
+        eager = Model(checkpoint)
+        differences += [_difference(str(picture), eager(picture), usual(picture)) for picture in pictures]
+    return differences
+
+
+def refuse(differences: Sequence[Difference], out: Path) -> None:
+    """Stop where a file differs too much.
+
+    Raises:
+        InputError: It does.
+    """
+    for difference in differences:
+        if problem := difference.problem():
+            raise InputError(
+                f"{out}: not written, because it differs from the network ({difference.picture}: {problem}); "
+                "use the checkpoint, or another runtime"
+            )
+
+
+def _scene(number: int, size: Size, channels: int) -> np.ndarray:
+    image = draw_scene(number, 0, size).image
+    return np.ascontiguousarray(np.resize(image.transpose(2, 0, 1), (channels, *size)).transpose(1, 2, 0))
+
+
+def _difference(name: str, eager: Result, file: Result) -> Difference:
+    segments = agreement = None
+    if eager.panoptic is not None and file.panoptic is not None:
+        segments = len(eager.panoptic.segments), len(file.panoptic.segments)
+        agreement = agree(eager.panoptic, file.panoptic)
+    semantic, other = eager.semantic_indices(), file.semantic_indices()
+    found = boxes = scores = None
+    if eager.instances is not None and file.instances is not None:
+        found = len(eager.instances), len(file.instances)
+        boxes, scores = furthest(eager.instances, file.instances)
+    return Difference(
+        name,
+        segments,
+        1.0 if agreement is None else agreement,
+        None if semantic is None or other is None else float((semantic == other).mean()),
+        found,
+        boxes or 0.0,
+        scores or 0.0,
+    )
+
+
+def agree(one: Panoptic, other: Panoptic) -> float:
+    """Share of pixels where two maps show the same segment.
+
+    Ids follow the order of scores, so that a near tie may swap two: segments of one class that share most pixels count
+    as the same.
+    """
+    classes, other_classes = ({0: 0} | {s.id: s.category_id for s in panoptic.segments} for panoptic in (one, other))
+    pairs, counts = np.unique(np.stack([one.ids.ravel(), other.ids.ravel()]), axis=1, return_counts=True)
+    shared: dict[int, int] = {}
+    for (first, second), count in zip(pairs.T.tolist(), counts.tolist(), strict=True):
+        if (first == 0) == (second == 0) and classes[first] == other_classes[second]:
+            shared[first] = max(shared.get(first, 0), count)
+    return sum(shared.values()) / one.ids.size
+
+
+def furthest(one: DetectedInstances, other: DetectedInstances) -> tuple[float, float]:
+    """Largest differences of box and score between each instance and the nearest of its class in the other set."""
+    boxes = scores = 0.0
+    for box, score, category in zip(one.boxes, one.scores, one.category_ids, strict=True):
+        same = np.flatnonzero(other.category_ids == category)
+        if not len(same):
+            return np.inf, np.inf
+        distances = np.abs(other.boxes[same] - box).max(axis=1) + np.abs(other.scores[same] - score)
+        nearest = same[distances.argmin()]
+        boxes = max(boxes, float(np.abs(other.boxes[nearest] - box).max()))
+        scores = max(scores, float(abs(other.scores[nearest] - score)))
+    return boxes, scores

@@ -1,0 +1,244 @@
+"""The heuristic merge by steps of fixed sizes, for compiled and exported graphs.
+
+``fusion.merge_by_score`` works inside of boxes and asks the values what to do next. Here every instance has a plane of
+its own, a few at a time, and what is not wanted is masked out. A mask comes to the picture by two products with
+matrices, one for each direction, because that is what every runtime does fast. Both forms give the same map.
+"""
+
+from typing import assert_never
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Float32, Int32, Int64, Shaped, UInt8
+from torch import Tensor
+
+from thingstuff.model import boxes as box_ops
+from thingstuff.structures import MaskPaste, Outputs, PanopticMaps, Size
+
+_CHANNELS_AT_ONCE = 8
+"""Semantic channels brought to full size together; bounds the memory of the argmax."""
+_INSTANCES_AT_ONCE = 8
+"""Instances whose whole planes are held together."""
+
+
+def merge_in_graph(
+    outputs: Outputs,
+    row: int,
+    size: Size,
+    output_size: Size,
+    *,
+    num_stuff: int,
+    score_threshold: float,
+    overlap_threshold: float,
+    stuff_area: int,
+    mask_paste: MaskPaste,
+) -> PanopticMaps:
+    """What ``fusion.merge_by_score`` finds, by steps that do not depend on the values; arguments are the same.
+
+    Returns:
+        The map; its table has a row for each instance and stuff class, with the valid ones first.
+    """
+    found = outputs.instances if outputs.candidates is None else outputs.candidates
+    device = (found.boxes if found else outputs.semantic.logits).device  # pyright: ignore
+    owners = torch.zeros(output_size, dtype=torch.int32, device=device)
+    labels = torch.zeros(0, dtype=torch.int64, device=device)
+    scores, areas, kept = labels.float(), labels, labels.bool()
+    if found is not None and found.mask_logits is not None and found.boxes.shape[1]:
+        boxes = rescale_in_graph(found.boxes[row], size, output_size)
+        scores = found.scores[row]
+        usable = found.valid[row] & (scores >= score_threshold) & (box_ops.area(boxes) > 0)
+        order = falling_order(scores.masked_fill(~usable, -1))
+        columns = boxes, found.labels[row], scores, found.mask_logits[row], usable
+        boxes, labels, scores, mask_logits, usable = (column.index_select(0, order) for column in columns)
+        owners, areas, kept = _place(mask_logits.sigmoid(), boxes, usable, output_size, overlap_threshold, mask_paste)
+    count = labels.shape[0]
+    # Rows of the table by what a pixel shows: instances, stuff classes, nothing.
+    shown = torch.full_like(owners, num_stuff)
+    stuff_areas = torch.zeros(num_stuff + 1, dtype=torch.int64, device=device)
+    if outputs.semantic is not None:
+        seen = semantic_labels_in_graph(outputs.semantic.logits[row], size, output_size).int().clamp(max=num_stuff)
+        shown = torch.where(owners == count, seen, num_stuff)
+        pixels = shown.flatten().long()
+        stuff_areas = stuff_areas.scatter_add(0, pixels, torch.ones_like(pixels))
+    stuff_areas = stuff_areas[:num_stuff]
+    valid = torch.cat([kept, (stuff_areas > 0) & (stuff_areas >= stuff_area)])
+    new_ids = torch.cat([valid.cumsum(0) * valid, valid.new_zeros(1, dtype=torch.int64)]).int()
+    ids = new_ids.index_select(0, torch.where(owners == count, shown + count, owners).flatten()).view(owners.shape)
+    # Rows move to their id; the others follow.
+    places = torch.where(valid, valid.cumsum(0), valid.sum() + (~valid).cumsum(0)) - 1
+    rows = torch.zeros_like(places).scatter(0, places, torch.arange(count + num_stuff, device=device))
+    table = (
+        torch.cat([labels + num_stuff, torch.arange(num_stuff, device=device)]),
+        torch.cat([scores, scores.new_ones(num_stuff)]),
+        torch.cat([areas, stuff_areas]) * valid,
+        valid,
+    )
+    return PanopticMaps(ids, *(column.index_select(0, rows) for column in table))
+
+
+def semantic_labels_in_graph(
+    logits: Float[Tensor, "classes h w"], size: Size, output_size: Size
+) -> UInt8[Tensor, "H W"]:
+    """What ``fusion.semantic_labels`` finds; resizing to the same size changes nothing, so it always happens.
+
+    Args:
+        logits: At stride 4 of the padded picture.
+        size: Size of the picture before padding.
+        output_size: Size of the wanted map.
+    """
+    best = torch.full(output_size, -torch.inf, device=logits.device)
+    labels = torch.zeros(output_size, dtype=torch.uint8, device=logits.device)
+    for first, channels in enumerate(logits.float()[None].split(_CHANNELS_AT_ONCE, dim=1)):
+        full = F.interpolate(channels, scale_factor=4, mode="bilinear", align_corners=False)
+        full = _crop(full, size)
+        full = F.interpolate(full, size=output_size, mode="bilinear", align_corners=False)
+        values, channel = full[0].max(dim=0)
+        better = values > best
+        best = torch.where(better, values, best)
+        labels = torch.where(better, (channel + first * _CHANNELS_AT_ONCE).to(torch.uint8), labels)
+    return labels
+
+
+def nearest_in_graph(plane: Shaped[Tensor, "h w"], size: Size, output_size: Size) -> Shaped[Tensor, "H W"]:
+    """What ``interpolation.nearest`` makes of the part of a padded plane that has ``size``, also where nothing changes.
+
+    Whether sizes are equal may not be asked of sizes that are known only when the graph runs.
+    """
+    for dim, (side, length) in enumerate(zip(size, output_size, strict=True)):
+        pixels = torch.arange(length, device=plane.device)
+        plane = plane.index_select(dim, (2 * pixels + 1) * side // (2 * length))
+    return plane
+
+
+def rescale_in_graph(boxes: Float[Tensor, "*n 4"], size: Size, output_size: Size) -> Float[Tensor, "*n 4"]:
+    """What ``boxes.rescale`` does, for sizes that are known only when the graph runs."""
+    sides, output_sides = (
+        [torch.full((), side, dtype=torch.float64, device=boxes.device) for side in pair]
+        for pair in (size, output_size)
+    )
+    scale_y, scale_x = ((output / side).float() for output, side in zip(output_sides, sides, strict=True))
+    height, width = (side.float() for side in output_sides)
+    return box_ops.clip(boxes * torch.stack([scale_x, scale_y, scale_x, scale_y]), height, width)
+
+
+def _crop(planes: Float[Tensor, "*n h w"], size: Size) -> Float[Tensor, "*n H W"]:
+    """The upper left part of planes. A slice would ask whether it is shorter than the plane."""
+    rows, columns = (torch.arange(side, device=planes.device) for side in size)
+    return planes.index_select(-2, rows).index_select(-1, columns)
+
+
+def falling_order(scores: Float32[Tensor, " D"]) -> Int64[Tensor, " D"]:
+    """Sort by counting, equal scores in their order: ONNX has no stable sort."""
+    rows = torch.arange(len(scores), device=scores.device)
+    ahead = (scores > scores[:, None]) | ((scores == scores[:, None]) & (rows < rows[:, None]))
+    return torch.zeros_like(rows).scatter(0, ahead.sum(dim=1), rows)
+
+
+def paste_in_graph(
+    probabilities: Float32[Tensor, "n M M"], boxes: Float32[Tensor, "n 4"], size: Size, kind: MaskPaste
+) -> Bool[Tensor, "n H W"]:
+    """Bring masks to whole planes, by the rules in ``pasting.py``.
+
+    Args:
+        probabilities: Each mask inside its box.
+        boxes: In pixels of the picture.
+        size: Size of the picture.
+        kind: Which rule.
+    """
+    match kind:
+        case "pixel_centers":
+            return _resample(probabilities, *_at_pixel_centers(boxes, probabilities.shape[1], size))
+        case "whole_pixels":
+            return _paste_whole_pixels(probabilities, boxes, size)
+        case "inclusive_pixels":
+            return _paste_whole_pixels(probabilities, box_ops.inclusive(boxes), size)
+        case _:
+            assert_never(kind)
+
+
+def _place(
+    probabilities: Float32[Tensor, "D M M"],
+    boxes: Float32[Tensor, "D 4"],
+    usable: Bool[Tensor, " D"],
+    size: Size,
+    overlap_threshold: float,
+    mask_paste: MaskPaste,
+) -> tuple[Int32[Tensor, "H W"], Int64[Tensor, " D"], Bool[Tensor, " D"]]:
+    """Give pixels to instances, best first: owner of each pixel (D for none), pixels of each, which have a place."""
+    count = boxes.shape[0]
+    taken = torch.zeros(size, dtype=torch.bool, device=boxes.device)
+    owners = torch.full(size, count, dtype=torch.int32, device=boxes.device)
+    areas, kept = [], []
+    for first in range(0, count, _INSTANCES_AT_ONCE):
+        few = slice(first, first + _INSTANCES_AT_ONCE)
+        masks = paste_in_graph(probabilities[few], boxes[few], size, mask_paste)
+        total = masks.sum(dim=(1, 2), dtype=torch.int32)
+        limits = torch.where(usable[few], _most_hidden(total, overlap_threshold), -1)
+        hidden, keep = [], []
+        # Few steps here: a graph has them for each instance.
+        for mask, limit in zip(masks.unbind(0), limits.unbind(0), strict=True):
+            hidden.append((mask & taken).sum(dtype=torch.int32))
+            keep.append(hidden[-1] <= limit)
+            taken = taken | (mask & keep[-1])
+        keep = torch.stack(keep)
+        rows = torch.arange(first, first + len(keep), dtype=torch.int32, device=boxes.device)
+        mine = torch.where(masks & keep[:, None, None], rows[:, None, None], count).amin(dim=0)
+        owners = torch.minimum(owners, mine)
+        areas.append((total - torch.stack(hidden)) * keep)
+        kept.append(keep)
+    return owners, torch.cat(areas).long(), torch.cat(kept)
+
+
+def _most_hidden(areas: Int32[Tensor, " n"], threshold: float) -> Int32[Tensor, " n"]:
+    """The most hidden pixels whose share of the area does not exceed the threshold; -1 for a mask without area."""
+    most = (areas.double() * threshold).floor()
+    # The product may be rounded to either side of a whole number.
+    most = torch.where(
+        (most + 1) / areas <= threshold, most + 1, torch.where(most / areas <= threshold, most, most - 1)
+    )
+    return torch.where(areas > 0, most, -1).int()
+
+
+def _at_pixel_centers(
+    boxes: Float32[Tensor, "n 4"], side: int, size: Size
+) -> tuple[Float32[Tensor, "n H"], Float32[Tensor, "n W"]]:
+    """Where pixels fall in the rows and columns of masks of ``side``; outside of them is nothing."""
+
+    def along(start: Tensor, end: Tensor, length: int) -> Tensor:
+        pixels = torch.arange(length, dtype=torch.float32, device=boxes.device) + 0.5
+        relative = (pixels - start[:, None]) / (end - start)[:, None] * 2 - 1
+        return ((relative + 1) * side - 1) / 2
+
+    x1, y1, x2, y2 = boxes.unbind(dim=1)
+    return along(y1, y2, size[0]), along(x1, x2, size[1])
+
+
+def _paste_whole_pixels(
+    probabilities: Float32[Tensor, "n M M"], boxes: Float32[Tensor, "n 4"], size: Size
+) -> Bool[Tensor, "n H W"]:
+    padded = F.pad(probabilities, (1, 1, 1, 1))
+    side = padded.shape[1]
+    center, half = (boxes[:, :2] + boxes[:, 2:]) * 0.5, (boxes[:, 2:] - boxes[:, :2]) * 0.5
+    half = half * (side / probabilities.shape[1])
+    starts, ends = (center - half).long(), (center + half).long()
+
+    def along(axis: int, length: int) -> Tensor:
+        pixels = torch.arange(length, device=boxes.device) - starts[:, axis, None]
+        scale = side / (ends - starts + 1)[:, axis, None].clamp(min=1).float()
+        # Beyond its ends the mask has the value of its border, which is 0.
+        return ((pixels + 0.5) * scale - 0.5).clamp(min=0, max=side - 1)
+
+    return _resample(padded, along(1, size[0]), along(0, size[1]))
+
+
+def _resample(
+    masks: Float32[Tensor, "n M M"], rows: Float32[Tensor, "n H"], columns: Float32[Tensor, "n W"]
+) -> Bool[Tensor, "n H W"]:
+    """Bilinear values at rows and columns, 0 outside, true from one half."""
+    down, across = (_weights(positions, masks.shape[1]) for positions in (rows, columns))
+    return torch.bmm(torch.bmm(down, masks), across.mT) >= 0.5
+
+
+def _weights(positions: Float32[Tensor, "n P"], side: int) -> Float32[Tensor, "n P M"]:
+    """How much each row of a mask counts at each position: 1 on it, falling to 0 at its neighbours."""
+    return (1 - (positions[:, :, None] - torch.arange(side, device=positions.device)).abs()).clamp(min=0)

@@ -1,0 +1,342 @@
+"""What runs a network besides torch: exported files, opened and asked; conversions, kept for the next time."""
+
+import hashlib
+import importlib.util
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from filelock import FileLock
+from jaxtyping import Shaped, UInt8
+
+from thingstuff.checkpoint import FORMAT, Checkpoint
+from thingstuff.errors import InputError
+from thingstuff.labels import LabelSet
+from thingstuff.published import cache_folder
+from thingstuff.recipe import read_recipe
+from thingstuff.structures import Instances, PanopticMaps, Size
+
+Runtime = Literal["torch", "compile", "onnx", "openvino", "auto"]
+"""What computes; see ``predict.load``."""
+Precision = Literal["float32", "bfloat16"]
+"""Of OpenVINO's arithmetic."""
+ExportKind = Literal["onnx", "openvino", "torch"]
+"""What a file is exported for."""
+
+SUFFIXES: Mapping[ExportKind, str] = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}
+"""How the names of exported files end."""
+PACKAGES: Mapping[ExportKind, tuple[str, ...]] = {
+    "onnx": ("onnx", "onnxscript", "onnxruntime"),
+    "openvino": ("onnx", "onnxscript", "openvino"),
+    "torch": (),
+}
+"""What a conversion needs; the last one runs the file."""
+EXTRAS: Mapping[ExportKind, str] = {"onnx": "export", "openvino": "openvino", "torch": "export"}
+"""The extra of this package to install for that."""
+# The names of what a file says.
+PANOPTIC_OUTPUTS = ("panoptic_ids", "segment_labels", "segment_scores", "segment_areas", "segment_valid")
+"""Map of segment ids (B, H, W), and its table (B, N): class index, score, pixels; row ``id - 1`` where valid."""
+INSTANCE_OUTPUTS = ("boxes", "scores", "labels", "instance_valid")
+"""Every detection, best first: ``xyxy`` in output pixels, probability, class index; (B, D) where valid."""
+MASK_OUTPUT = "mask_logits"
+"""The mask inside each box, (B, D, M, M)."""
+SEMANTIC_OUTPUT = "semantic"
+"""Strongest output of the semantic branch at every pixel, (B, H, W)."""
+METADATA = ("format", "recipe", "labels", "metrics", "credit", "versions", "batch")
+"""Names of the texts that stand in an exported file."""
+OPENVINO_SECTION = "thingstuff"
+"""Where OpenVINO's files hold our metadata."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """What an exported file says of the first picture of a batch.
+
+    Attributes:
+        maps: The panoptic map; None from a network that makes none.
+        instances: In the frame of the output; None from a network without region branch.
+        semantic: Strongest output of the semantic branch; None from a network without that branch.
+    """
+
+    maps: PanopticMaps | None
+    instances: Instances | None
+    semantic: UInt8[np.ndarray, "B H W"] | None
+
+
+@dataclass(frozen=True)
+class FileRuntime:
+    """An exported file, ready for pictures.
+
+    Attributes:
+        checkpoint: All that stands in the file but the weights.
+        batch: Pictures that the graph takes at once.
+        run: Gives the outputs by their names for pictures and a size.
+    """
+
+    checkpoint: Checkpoint
+    batch: int
+    run: Callable[[np.ndarray, Size], Mapping[str, np.ndarray]]
+
+    def __call__(self, images: Shaped[np.ndarray, "1 H W C"], output_size: Size) -> Sight:
+        """See what is in a picture.
+
+        Args:
+            images: Raw pixel values, at the size that the network shall see.
+            output_size: Of the map.
+        """
+        labels, dtype = self.checkpoint.labels, np.dtype(pixel_type(self.checkpoint))
+        pixels = np.ascontiguousarray(np.repeat(images, self.batch, axis=0), dtype)
+        found = {name: torch.from_numpy(array) for name, array in self.run(pixels, output_size).items()}
+        maps = instances = None
+        if "panoptic_ids" in found:
+            columns = (
+                found[name][0] for name in ("segment_labels", "segment_scores", "segment_areas", "segment_valid")
+            )
+            maps = PanopticMaps(found["panoptic_ids"][0], *columns)
+        if "boxes" in found:
+            boxes, scores, classes, valid = (
+                found[name][:1] for name in ("boxes", "scores", "labels", "instance_valid")
+            )
+            masks = found["mask_logits"][:1] if "mask_logits" in found else None
+            instances = Instances(boxes, scores, classes - labels.num_stuff, masks, valid)
+        return Sight(maps, instances, found[SEMANTIC_OUTPUT].numpy() if SEMANTIC_OUTPUT in found else None)
+
+
+def pixel_type(checkpoint: Checkpoint) -> str:
+    """What an exported graph takes: 8-bit colours; of other channels any numbers."""
+    return "uint8" if checkpoint.recipe.picture.channels == 3 else "float32"
+
+
+# --- choices ---
+
+
+def pick_runtime(runtime: str, precision: str, *, on_processor: bool, tta: bool) -> Runtime:
+    """Which runtime it will be.
+
+    Args:
+        runtime: What was asked for.
+        precision: What was asked for.
+        on_processor: Not on a GPU.
+        tta: Whether pictures are looked at several times.
+
+    Raises:
+        InputError: It does not exist, is not installed, or does not go with the rest.
+    """
+    if runtime not in get_args(Runtime):
+        raise InputError(f"runtime is {runtime!r}; choose one of {', '.join(get_args(Runtime))}")
+    _check_precision(precision)
+    if runtime == "auto":
+        kinds: tuple[ExportKind, ...] = ("openvino", "onnx") if on_processor and not tta else ()
+        runtime = next((kind for kind in kinds if not missing_packages(kind)), "torch")
+    _check_combination(runtime, precision, on_processor, tta)
+    known: Runtime = runtime  # pyright: ignore[reportAssignmentType]
+    if known == "onnx" or known == "openvino":
+        require_packages(known)
+    return known
+
+
+def _check_combination(runtime: str, precision: str, on_processor: bool, tta: bool) -> None:
+    if tta and runtime != "torch":
+        raise InputError(f"tta looks at a picture several times, which runtime {runtime!r} cannot; use 'torch'")
+    if not on_processor and runtime in ("onnx", "openvino"):
+        raise InputError(f"runtime {runtime!r} runs on the processor; give device='cpu', or use 'torch' or 'compile'")
+    if precision != "float32" and runtime != "openvino":
+        raise InputError(f"precision {precision!r} is for runtime 'openvino', not {runtime!r}; leave it out")
+
+
+def missing_packages(kind: ExportKind) -> list[str]:
+    """What is not installed of what a conversion and its runtime need."""
+    return [name for name in PACKAGES[kind] if importlib.util.find_spec(name) is None]
+
+
+def require_packages(kind: ExportKind, *, only_running: bool = False) -> None:
+    """Make sure that a file of this kind can be made, or at least be run.
+
+    Raises:
+        InputError: Something is not installed.
+    """
+    missing = missing_packages(kind)
+    if only_running:
+        missing = [name for name in missing if name == PACKAGES[kind][-1]]
+    if missing:
+        raise InputError(f"{kind}: {', '.join(missing)} is missing; pip install 'thingstuff[{EXTRAS[kind]}]'")
+
+
+# --- files ---
+
+
+def is_exported(name: str | Path) -> bool:
+    """Whether a name is that of an exported file, not of a checkpoint or a network."""
+    return Path(name).suffix in SUFFIXES.values()
+
+
+def open_exported(
+    path: Path, runtime: str | None, precision: str, *, on_processor: bool, tta: bool
+) -> FileRuntime | Checkpoint:
+    """Open a file that ``thingstuff export`` has written.
+
+    Args:
+        path: Of the file.
+        runtime: What was asked for; None and ``auto``: what the file is for.
+        precision: Of OpenVINO's arithmetic.
+        on_processor: Not on a GPU.
+        tta: Whether pictures are looked at several times.
+
+    Returns:
+        What runs it; of a file for torch, its weights and metadata.
+
+    Raises:
+        InputError: It is missing, damaged, of another program, or does not go with the rest.
+    """
+    kind: ExportKind = next(kind for kind, suffix in SUFFIXES.items() if suffix == path.suffix)
+    if not path.is_file():
+        raise InputError(f"{path}: there is no such file; `thingstuff export` writes one")
+    if runtime not in (None, "auto", kind):
+        raise InputError(f"{path}: a file for runtime {kind!r} does not run with {runtime!r}; load the checkpoint")
+    _check_precision(precision)
+    _check_combination(kind, precision, on_processor, tta)
+    if kind == "torch":
+        from thingstuff.export.torch_file import read_torch_file
+
+        return read_torch_file(path)
+    require_packages(kind, only_running=True)
+    try:
+        return _open_onnx(path) if kind == "onnx" else _open_openvino(path, precision)
+    except InputError:
+        raise
+    except Exception as error:  # every runtime has exceptions of its own
+        reason = " ".join(str(error).split())[:160]
+        raise InputError(f"{path}: {kind} cannot read it ({reason}); export it again") from error
+
+
+def _check_precision(precision: str) -> None:
+    if precision not in get_args(Precision):
+        raise InputError(f"precision is {precision!r}; choose one of {', '.join(get_args(Precision))}")
+
+
+def _open_onnx(path: Path) -> FileRuntime:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors; the exporter leaves constants that nobody uses
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    checkpoint, batch = read_metadata(session.get_modelmeta().custom_metadata_map, path)
+    names = [output.name for output in session.get_outputs()]
+
+    def run(images: np.ndarray, output_size: Size) -> dict[str, np.ndarray]:
+        feeds = {"images": images, "output_size": np.array(output_size, dtype=np.int64)}
+        return {name: np.asarray(value) for name, value in zip(names, session.run(names, feeds), strict=True)}
+
+    return FileRuntime(checkpoint, batch, run)
+
+
+def _open_openvino(path: Path, precision: str) -> FileRuntime:
+    import openvino
+
+    core = openvino.Core()
+    model = core.read_model(path)
+    entries = {name: [OPENVINO_SECTION, name] for name in METADATA}
+    metadata = {
+        name: model.get_rt_info(entry).astype(str) for name, entry in entries.items() if model.has_rt_info(entry)
+    }
+    checkpoint, batch = read_metadata(metadata, path)
+    # Its own choice is bfloat16 on processors that have it, which reorders near ties.
+    hint = {"float32": "f32", "bfloat16": "bf16"}[precision]
+    settings = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": torch.get_num_threads()}
+    compiled = core.compile_model(model, "CPU", settings)
+    names = [output.any_name for output in compiled.outputs]
+
+    def run(images: np.ndarray, output_size: Size) -> dict[str, np.ndarray]:
+        found = compiled({"images": images, "output_size": np.array(output_size, dtype=np.int64)})
+        return {name: np.array(found[name]) for name in names}
+
+    return FileRuntime(checkpoint, batch, run)
+
+
+# --- metadata ---
+
+
+def write_metadata(checkpoint: Checkpoint, batch: int) -> dict[str, str]:
+    """All that stands in an exported file but the graph; ``read_metadata`` reads it."""
+    return {
+        "format": FORMAT,
+        "recipe": checkpoint.recipe.model_dump_json(),
+        "labels": json.dumps(checkpoint.labels.to_coco()),
+        "metrics": json.dumps(dict(checkpoint.metrics)),
+        "credit": checkpoint.credit,
+        "versions": json.dumps(dict(checkpoint.versions)),
+        "batch": str(batch),
+    }
+
+
+def read_metadata(metadata: Mapping[str, str], path: Path) -> tuple[Checkpoint, int]:
+    """A checkpoint without weights, and how many pictures the graph takes at once.
+
+    Raises:
+        InputError: The file is of another program, from a newer version of this one, or damaged.
+    """
+    if not metadata.get("format", "").startswith("thingstuff checkpoint"):
+        raise _foreign(path)
+    if metadata["format"] != FORMAT:
+        raise InputError(f"{path}: {metadata['format']!r} is newer than {FORMAT!r}; pip install -U thingstuff")
+    try:
+        labels, metrics, versions = (json.loads(metadata[name]) for name in ("labels", "metrics", "versions"))
+        batch, recipe, credit = int(metadata["batch"]), metadata["recipe"], metadata["credit"]
+    except (KeyError, ValueError) as error:
+        raise InputError(f"{path}: its metadata is damaged ({error}); export it again") from error
+    if not isinstance(labels, list):
+        raise InputError(f"{path}: its metadata is damaged (labels is no list); export it again")
+    label_set = LabelSet.from_coco(labels, str(path))
+    return Checkpoint({}, read_recipe(recipe, f"{path}: recipe"), label_set, metrics, credit, versions), batch
+
+
+def _foreign(path: Path) -> InputError:
+    return InputError(f"{path}: not written by `thingstuff export`, so its outputs have no meaning here; export again")
+
+
+# --- conversions that are kept ---
+
+
+def converted(checkpoint: Checkpoint, kind: Literal["onnx", "openvino"], precision: str) -> FileRuntime:
+    """What runs a checkpoint; converted at its first use, and kept in the folder for caches.
+
+    Several processes may ask at the same time; one converts, the others wait for it.
+
+    Raises:
+        InputError: The conversion differs from the network, or the folder cannot be written.
+    """
+    from thingstuff.export import export_checkpoint
+
+    folder = cache_folder() / "runtimes"
+    path = folder / f"{fingerprint(checkpoint, kind)}{SUFFIXES[kind]}"
+    if not path.exists():
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(
+                f"{folder}: cannot be made ({error.strerror}); set THINGSTUFF_CACHE to a folder for conversions"
+            ) from error
+        with FileLock(path.with_suffix(".lock")):
+            if not path.exists():
+                export_checkpoint(checkpoint, kind, path)
+    found = open_exported(path, kind, precision, on_processor=True, tta=False)
+    assert isinstance(found, FileRuntime)
+    return found
+
+
+def fingerprint(checkpoint: Checkpoint, kind: ExportKind) -> str:
+    """A name that changes with everything a conversion depends on: weights, recipe, classes, versions."""
+    packages = ("thingstuff", "torch", "torchvision", "timm", *PACKAGES[kind])
+    digest = hashlib.sha256()
+    texts: list[Any] = [kind, *((name, version(name)) for name in packages), *write_metadata(checkpoint, 1).items()]
+    digest.update(json.dumps(texts).encode())
+    for name, tensor in sorted(checkpoint.weights.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:32]
