@@ -463,9 +463,10 @@ def test_demo_as_json(shell: Shell, monkeypatch: pytest.MonkeyPatch):
 
 
 def test_recipes(shell: Shell):
-    assert list(json.loads(shell("recipes --json").out)) == list(RECIPES)
+    names = [*RECIPES, "finetune"]
+    assert list(json.loads(shell("recipes --json").out)) == names
     listed = shell("recipes").out.splitlines()
-    assert [line.split()[0] for line in listed] == list(RECIPES)
+    assert [line.split()[0] for line in listed] == names
     assert all(len(line.split()) > 3 for line in listed)
     for name, make in RECIPES.items():
         assert json.loads(shell(f"recipes show {name}").out) == json.loads(make().model_dump_json())

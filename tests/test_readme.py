@@ -77,6 +77,7 @@ COMMANDS = {
     "thingstuff demo": Expected("", "runs/demo", ("metrics.json", "report.html", "overlays", *RESULTS)),
     "thingstuff recipes": Expected(),
     "thingstuff recipes show tiny_scenes": Expected(),
+    "thingstuff train finetune --data coins --out runs/finetuned": Expected(TWO_STEPS, "runs/finetuned", RUN),
     "thingstuff train tiny_scenes --out runs/scenes": Expected(FEW_SCENES, "runs/scenes", RUN),
     "thingstuff train tiny_scenes --out runs/scenes --resume": Expected(FEW_SCENES, "runs/scenes", RUN),
     "thingstuff train tiny_scenes --out runs/wide --model.neck.channels 96 --optim.learning-rate 0.001 "

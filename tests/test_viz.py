@@ -301,3 +301,29 @@ def test_side_by_side_wants_a_title_for_each_picture():
     for pictures, titles in (([], []), ([Image.new("RGB", (4, 4))], ["a", "b"])):
         with pytest.raises(InputError, match=f"{len(pictures)} pictures and {len(titles)} titles"):
             viz.side_by_side(pictures, titles)
+
+
+# --- pictures of other kinds ---
+
+
+def test_rgb_is_shown_as_it_is():
+    image = np.zeros((2, 3, 3), dtype=np.uint8)
+    assert viz.as_photo(image) is image
+
+
+@pytest.mark.parametrize(("channels", "shown"), [(1, 1), (2, 1), (3, 3), (4, 3), (12, 3)])
+def test_other_channels_are_stretched_from_dark_to_bright(channels, shown):
+    ramp = np.arange(10_000).reshape(100, 100, 1)
+    image = np.concatenate([1000 + ramp * (channel + 1) for channel in range(channels)], axis=2).astype(np.uint16)
+    photo = viz.as_photo(image)
+    assert photo.shape == (100, 100, 3)
+    assert photo.dtype == np.uint8
+    # One in a hundred is black and one in a hundred white; the middle is grey, in every channel however strong.
+    assert (photo[0, :95] == 0).all()
+    assert (photo[-1, 5:] == 255).all()
+    assert np.abs(photo[50, 0].astype(int) - 128).max() <= 1
+    assert (shown == 1) <= bool((photo[..., :1] == photo).all())
+
+
+def test_a_picture_of_one_value_is_black():
+    assert (viz.as_photo(np.full((4, 4, 4), 900, dtype=np.uint16)) == 0).all()

@@ -19,11 +19,11 @@ from thingstuff.data.checking.files import CheckedPicture
 from thingstuff.data.checking.kinds import SEVERITIES, Finding, Severity
 from thingstuff.data.checking.pixels import WrongMapError, count_ids, read_map
 from thingstuff.data.checking.records import relative
-from thingstuff.data.images import read_image
+from thingstuff.data.images import read_stored
 from thingstuff.errors import InputError
 from thingstuff.labels import Category, LabelSet, default_color
 from thingstuff.structures import VOID_ID, Panoptic, Segment
-from thingstuff.viz import draw_panoptic
+from thingstuff.viz import as_photo, draw_panoptic
 from thingstuff.viz_names import font_of, shorten
 
 _LONGEST_SIDE = 960
@@ -214,7 +214,7 @@ def _draw(picture: CheckedPicture, labels: LabelSet) -> tuple[Image.Image, Image
 
 def _read_photo(picture: CheckedPicture) -> UInt8[np.ndarray, "H W 3"] | None:
     try:
-        photo = None if picture.photo is None else read_image(picture.photo)
+        photo = None if picture.photo is None else as_photo(read_stored(picture.photo))
     except InputError:
         return None
     if photo is None or max(photo.shape) <= _LONGEST_SIDE:

@@ -29,7 +29,7 @@ from thingstuff.recipe import Recipe, derive, read_recipe
 FORMAT = "thingstuff checkpoint 1"
 """Changes when older versions of this package could no longer read the file."""
 
-BUNDLED = ("tiny-scenes",)
+BUNDLED = ("tiny-scenes", "tiny-facades", "tiny-nuclei")
 """Names of the networks that come with the package."""
 
 

@@ -108,8 +108,9 @@ class FileRuntime:
 
 
 def pixel_type(checkpoint: Checkpoint) -> str:
-    """What an exported graph takes: 8-bit colours; of other channels any numbers."""
-    return "uint8" if checkpoint.recipe.picture.channels == 3 else "float32"
+    """What an exported graph takes: 8-bit colours; of other channels and of 16 bits any numbers."""
+    picture = checkpoint.recipe.picture
+    return "uint8" if picture.channels == 3 and picture.pixels != "uint16" else "float32"
 
 
 # --- choices ---

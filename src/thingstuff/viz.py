@@ -8,7 +8,7 @@ Everything is done by tables over the segments, so the time depends on the pixel
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Int, Integer, UInt8
+from jaxtyping import Bool, Float, Float32, Int, Integer, Shaped, UInt8
 from PIL import Image, ImageDraw
 
 from thingstuff.errors import InputError
@@ -29,7 +29,25 @@ _VARIANTS = 6
 """Colours that the instances of a class take."""
 
 
+_STRETCHED = (1.0, 99.0)
+"""Percentiles of a channel that become black and white."""
+
+
 # --- public ---
+
+
+def as_photo(image: Shaped[np.ndarray, "H W C"]) -> UInt8[np.ndarray, "H W 3"]:
+    """A picture for people: 8-bit RGB as it is; of others three channels, or one as grey, from dark to bright.
+
+    Args:
+        image: uint8 or uint16.
+    """
+    if image.shape[2] == 3 and image.dtype == np.uint8:
+        return image
+    shown = image[:, :, :3] if image.shape[2] >= 3 else image[:, :, :1]
+    low, high = np.percentile(shown, _STRETCHED, axis=(0, 1))
+    grey = (shown - low) * (255 / np.maximum(high - low, 1))
+    return np.broadcast_to(np.rint(grey.clip(0, 255)).astype(np.uint8), (*image.shape[:2], 3)).copy()
 
 
 def draw_panoptic(

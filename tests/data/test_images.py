@@ -1,5 +1,6 @@
 import contextlib
 import io
+import math
 import re
 import struct
 import zlib
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
-from thingstuff.data.images import locate_segments, read_id_map, read_image
+from thingstuff.data.images import locate_segments, read_id_map, read_image, read_picture, read_stored
 from thingstuff.errors import InputError
 from thingstuff.structures import encode_ids
 
@@ -194,8 +195,10 @@ def test_truncated_picture(tmp_path, suffix, kept):
 
 
 def test_no_permission(tmp_path, monkeypatch):
-    def refuse(path):
-        raise PermissionError(13, "Permission denied", str(path))
+    (tmp_path / "secret.png").touch()
+
+    def refuse(file):
+        raise PermissionError(13, "Permission denied", str(file))
 
     monkeypatch.setattr(Image, "open", refuse)  # whoever runs the tests may be root, who may read everything
     with pytest.raises(InputError, match=r"secret\.png: no permission to read this picture; change"):
@@ -313,3 +316,138 @@ def test_locate_segments_agrees_with_one_mask_per_segment(ids, segment_ids):
         y, x = np.nonzero(mask)
         expected = [x.min(), y.min(), x.max() + 1, y.max() + 1] if mask.any() else [0, 0, 0, 0]
         assert located.boxes[row].tolist() == expected
+
+
+# --- channels as they stand in the file ---
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, ">u2"])
+@pytest.mark.parametrize("shape", [(4, 5), (4, 5, 1), (4, 5, 4), (4, 5, 12)])
+def test_arrays_keep_channels_and_bits(tmp_path, shape, dtype):
+    stored = np.arange(math.prod(shape)).reshape(shape).astype(dtype)
+    np.save(tmp_path / "a.npy", stored)
+    image = read_stored(tmp_path / "a.npy")
+    assert image.dtype == np.dtype(dtype).newbyteorder("=")
+    kind = "uint8" if image.dtype == np.uint8 else "uint16"
+    np.testing.assert_array_equal(image, stored.reshape(4, 5, -1))
+    np.testing.assert_array_equal(read_picture(tmp_path / "a.npy", image.shape[2], kind), image)
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.zeros((2, 2), dtype=np.float32), r"an array of float32; save uint8 or uint16"),
+        (np.zeros((2, 2), dtype=np.int16), r"an array of int16"),
+        (np.zeros((2, 2), dtype=np.uint32), r"an array of uint32"),
+        (np.zeros(2, dtype=np.uint8), r"an array of 2 sides; save \(height, width, channels\)"),
+        (np.zeros((0, 2, 3), dtype=np.uint8), r"an array of 0 x 2 x 3 sides"),
+        (np.array([{"a": 1}]), r"no array can be read \(Object arrays cannot be loaded"),
+    ],
+)
+def test_arrays_that_are_no_pictures(tmp_path, array, message):
+    np.save(tmp_path / "a.npy", array)
+    with pytest.raises(InputError, match=rf"a\.npy: {message}"):
+        read_stored(tmp_path / "a.npy")
+
+
+def test_files_that_are_no_arrays(tmp_path):
+    (tmp_path / "cut.npy").write_bytes(b"\x93NUMPY\x01\x00")
+    (tmp_path / "folder.npy").mkdir()
+    with pytest.raises(InputError, match=r"cut\.npy: no array can be read .* numpy\.save"):
+        read_stored(tmp_path / "cut.npy")
+    with pytest.raises(InputError, match=r"folder\.npy: this is a folder"):
+        read_stored(tmp_path / "folder.npy")
+    with pytest.raises(InputError, match=r"none\.npy: there is no such picture"):
+        read_stored(tmp_path / "none.npy")
+    with open(tmp_path / "several.npy", "wb") as file:
+        np.savez(file, a=np.zeros((2, 2)))
+    with pytest.raises(InputError, match=r"several\.npy: an array of no sides"):
+        read_stored(tmp_path / "several.npy")
+
+
+def test_an_array_of_three_channels_is_rgb_where_that_is_wanted(tmp_path):
+    np.save(tmp_path / "rgb.npy", PIXELS)
+    np.testing.assert_array_equal(read_image(tmp_path / "rgb.npy"), PIXELS)
+    np.save(tmp_path / "deep.npy", PIXELS.astype(np.uint16) * 257)
+    np.testing.assert_array_equal(read_image(tmp_path / "deep.npy"), PIXELS)
+    deep = read_picture(tmp_path / "deep.npy", 3, "uint16")
+    np.testing.assert_array_equal(deep, PIXELS.astype(np.uint16) * 257)
+    np.save(tmp_path / "four.npy", np.zeros((2, 2, 4), dtype=np.uint8))
+    with pytest.raises(InputError, match=r"four\.npy: 4 channels, where RGB is expected; .* train finetune"):
+        read_image(tmp_path / "four.npy")
+
+
+@pytest.mark.parametrize(("mode", "channels"), [("L", 1), ("LA", 2), ("RGBA", 4), ("CMYK", 4)])
+def test_tiff_keeps_channels_that_are_not_rgb(tmp_path, mode, channels):
+    stored = np.random.default_rng(0).integers(0, 256, (3, 4, channels), dtype=np.uint8)
+    path = save(tmp_path / "a.tif", Image.frombytes(mode, (4, 3), stored.tobytes()))
+    np.testing.assert_array_equal(read_stored(path), stored)
+    assert read_image(path).shape == (3, 4, 3)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_pages_of_a_tiff_are_channels(tmp_path, dtype):
+    stored = np.random.default_rng(0).integers(0, np.iinfo(dtype).max, (3, 4, 12)).astype(dtype)
+    pages = [Image.fromarray(stored[:, :, channel]) for channel in range(12)]
+    path = save(tmp_path / "a.tif", pages[0], save_all=True, append_images=pages[1:])
+    image = read_stored(path)
+    assert image.dtype == dtype
+    np.testing.assert_array_equal(image, stored)
+    other = [pages[0], Image.new(pages[0].mode, (2, 2))]
+    path = save(tmp_path / "b.tif", other[0], save_all=True, append_images=other[1:])
+    with pytest.raises(InputError, match=r"b\.tif: page 2 is 2 x 2 .*, page 1 is 4 x 3 .*; pages are channels"):
+        read_stored(path)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_grey_tiff_is_turned_upright(tmp_path, dtype):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    deep = np.array([[1, 2, 3], [4, 5, 60]], dtype=dtype) * 3
+    path = save(tmp_path / "a.tif", Image.fromarray(deep), exif=exif)
+    np.testing.assert_array_equal(read_stored(path)[:, :, 0], np.rot90(deep, -1))
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_other_files_are_rgb(tmp_path, suffix):
+    path = save(tmp_path / f"a.{suffix}", Image.fromarray(PIXELS))
+    np.testing.assert_array_equal(read_stored(path), PIXELS)
+    grey = save(tmp_path / "grey.png", Image.fromarray(PIXELS[..., 0]))
+    assert read_stored(grey).shape == (2, 3, 3)
+
+
+def test_channels_that_pillow_leaves_out_are_not_lost_in_silence(tmp_path):
+    """RGB with two further channels, written by hand: Pillow would give three."""
+    path = tmp_path / "five.tif"
+    path.write_bytes(tiff_bytes(width=2, height=1, samples=5, extra=2, photometric=2))
+    with pytest.raises(InputError, match=r"five\.tif: a TIFF file of 5 channels of 8 bits, of which Pillow reads 3"):
+        read_stored(path)
+    path.write_bytes(tiff_bytes(width=2, height=1, samples=12, extra=11, photometric=1))
+    with pytest.raises(InputError, match=r"five\.tif: .* more channels or bits: save .* with numpy\.save as \.npy"):
+        read_stored(path)
+
+
+def tiff_bytes(*, width: int, height: int, samples: int, extra: int, photometric: int) -> bytes:
+    """A TIFF file of 8-bit zeros, little-endian, one strip; ``extra`` samples have no meaning."""
+    count = 11
+    values_at = 8 + 2 + 12 * count + 4
+    bits, kinds = struct.pack(f"<{samples}H", *[8] * samples), struct.pack(f"<{extra}H", *[0] * extra)
+    kinds_at = values_at + len(bits)
+    pixels_at = kinds_at + len(kinds)
+    inline_kinds = struct.unpack("<I", kinds.ljust(4, b"\0"))[0] if extra <= 2 else kinds_at
+    entries = [
+        (256, 4, 1, width), (257, 4, 1, height), (258, 3, samples, values_at), (259, 3, 1, 1),
+        (262, 3, 1, photometric), (273, 4, 1, pixels_at), (277, 3, 1, samples), (278, 4, 1, height),
+        (279, 4, 1, width * height * samples), (284, 3, 1, 1), (338, 3, extra, inline_kinds),
+    ]  # fmt: skip
+    directory = struct.pack("<H", count) + b"".join(struct.pack("<HHII", *entry) for entry in entries) + b"\0" * 4
+    return b"II*\0" + struct.pack("<I", 8) + directory + bits + kinds + bytes(width * height * samples)
+
+
+def test_what_the_network_does_not_take(tmp_path):
+    np.save(tmp_path / "a.npy", np.zeros((2, 2, 4), dtype=np.uint8))
+    with pytest.raises(InputError, match=r"a\.npy: 4 channels of uint8, where the network takes 5 channels; bring all"):
+        read_picture(tmp_path / "a.npy", 5, "rgb")
+    with pytest.raises(InputError, match=r"a\.npy: 4 channels of uint8, where the network takes 4 channels of uint16;"):
+        read_picture(tmp_path / "a.npy", 4, "uint16")
+    assert read_picture(tmp_path / "a.npy", 4, "rgb").shape == (2, 2, 4)

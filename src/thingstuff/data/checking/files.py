@@ -11,7 +11,9 @@ from thingstuff.data.checking.records import ListedPicture, Listing, SplitFiles,
 from thingstuff.data.layouts import find_panoptic
 from thingstuff.errors import InputError
 
-_PICTURE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", ".gif", ".ppm", ".pgm"))
+_PICTURE_SUFFIXES = frozenset(
+    (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", ".gif", ".ppm", ".pgm", ".npy")
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,8 @@ from PIL import ExifTags, Image
 from thingstuff.data.checking.kinds import Kind
 from thingstuff.data.checking.likeness import thumbnail
 from thingstuff.data.checking.records import shown
+from thingstuff.data.images import read_stored, to_eight_bits
+from thingstuff.errors import InputError
 from thingstuff.structures import Size
 
 DECODING_ERRORS = (
@@ -62,6 +64,8 @@ def look_at_photo(
     path: str, expected: Size | None, sights: list[Sight]
 ) -> tuple[tuple[int, int] | None, UInt8[np.ndarray, "9 9"] | None]:
     """Channels and bits, and the thumbnail; None where the picture cannot be read."""
+    if Path(path).suffix.lower() == ".npy":
+        return _look_at_array(path, expected, sights)
     try:
         with Image.open(path) as image:
             stored, turn = (image.height, image.width), _orientation(image)
@@ -84,6 +88,24 @@ def look_at_photo(
     if turn in _TRANSPOSES:
         thumb = np.asarray(Image.fromarray(thumb).transpose(_TRANSPOSES[turn]))
     return channels, thumb
+
+
+def _look_at_array(
+    path: str, expected: Size | None, sights: list[Sight]
+) -> tuple[tuple[int, int] | None, UInt8[np.ndarray, "9 9"] | None]:
+    try:
+        array = read_stored(path)
+    except InputError as error:
+        sights.append(Sight(Kind.DAMAGED_PICTURE, str(error), of_photo=True))
+        return None, None
+    channels = array.shape[2], 8 * array.dtype.itemsize
+    kind = f"array of {array.dtype}"
+    if channels[1] == 16:
+        sights.append(Sight(Kind.SIXTEEN_BIT, kind, of_photo=True))
+    if channels[0] != 3:
+        sights.append(Sight(Kind.NOT_RGB, kind, of_photo=True))
+    _compare_sizes((array.shape[0], array.shape[1]), 1, expected, sights)
+    return channels, thumbnail(Image.fromarray(to_eight_bits(array[:, :, :1])[:, :, 0]))
 
 
 def _compare_sizes(stored: Size, turn: int, expected: Size | None, sights: list[Sight]) -> None:

@@ -1,0 +1,34 @@
+"""The networks that come with the package."""
+
+import numpy as np
+import pytest
+import torch
+
+from thingstuff.checkpoint import BUNDLED, find_checkpoint, load_checkpoint
+from thingstuff.predict import load
+from thingstuff.recipes import RECIPES
+
+
+@pytest.mark.parametrize("name", BUNDLED)
+def test_a_bundled_network_is_small_credited_and_measured(name: str) -> None:
+    assert find_checkpoint(name).stat().st_size <= 8_000_000
+    checkpoint = load_checkpoint(name)
+    assert checkpoint.recipe.name in RECIPES
+    assert "licence" in checkpoint.credit.lower() or "Apache-2.0" in checkpoint.credit
+    assert 0.2 < checkpoint.metrics["pq"] < 1
+    assert all(tensor.isfinite().all() for tensor in checkpoint.weights.values() if tensor.is_floating_point())
+
+
+@pytest.mark.parametrize("name", BUNDLED)
+def test_a_bundled_network_works_offline(name: str) -> None:
+    """Also on a picture with nothing of what it knows."""
+    torch.manual_seed(0)
+    noise = np.random.default_rng(0).integers(0, 256, (70, 90, 3), dtype=np.uint8)
+    model = load(name)
+    result = model(noise)
+    assert result.ids is not None
+    assert result.ids.shape == (70, 90)
+    assert result.segments is not None
+    assert {segment.name for segment in result.segments} <= {
+        one.name for one in load_checkpoint(name).labels.categories
+    }
