@@ -15,10 +15,10 @@ from PIL import ExifTags, Image, TiffImagePlugin
 from thingstuff.errors import InputError
 from thingstuff.structures import PixelKind, decode_ids
 
-_DECODING_ERRORS = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, struct.error, zlib.error)
+DECODING_ERRORS = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, struct.error, zlib.error)
 """What Pillow's readers raise on damaged files."""
 
-_UPRIGHT = {
+UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -126,7 +126,7 @@ def _read_array(path: Path) -> Shaped[np.ndarray, "H W C"]:
         array = np.load(path, allow_pickle=False)
     except FileNotFoundError as error:
         raise InputError(f"{path}: there is no such picture; check the path") from error
-    except _DECODING_ERRORS as error:
+    except DECODING_ERRORS as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{path}: no array can be read ({reason}); write it with numpy.save") from error
     shape = " x ".join(map(str, getattr(array, "shape", ())))
@@ -142,7 +142,7 @@ def _read_array(path: Path) -> Shaped[np.ndarray, "H W C"]:
 
 def _stack_pages(image: TiffImagePlugin.TiffImageFile, path: Path | str) -> Shaped[np.ndarray, "H W C"]:
     """The channels of a page, or all pages of one channel as channels."""
-    transpose = _UPRIGHT.get(_orientation(image))
+    transpose = UPRIGHT.get(orientation(image))
     pages, kind = [], (image.mode, image.size)
     for number in range(image.n_frames if len(image.getbands()) == 1 else 1):
         image.seek(number)
@@ -168,7 +168,7 @@ def upright_rgb(image: Image.Image, source: Path | str) -> UInt8[np.ndarray, "H 
         InputError: Its pixels have no fixed range.
     """
     rgb = _to_rgb(image, source)
-    transpose = _UPRIGHT.get(_orientation(image))
+    transpose = UPRIGHT.get(orientation(image))
     return np.array(rgb if transpose is None else rgb.transpose(transpose))
 
 
@@ -225,7 +225,7 @@ def _opened(path: Path | str) -> Iterator[Image.Image]:
                 "uint8 or uint16 with numpy.save as .npy, or one page for each channel"
             ) from error
         raise InputError(f"{path}: the file is {state}; replace it by a JPEG, PNG, TIFF or WebP file") from error
-    except _DECODING_ERRORS as error:
+    except DECODING_ERRORS as error:
         reason = " ".join(str(error).split())
         raise InputError(
             f"{path}: the picture is damaged or cut short ({reason}); copy or download it again"
@@ -245,10 +245,11 @@ def _to_rgb(image: Image.Image, path: Path | str) -> Image.Image:
     return image.convert("RGB")
 
 
-def _orientation(image: Image.Image) -> int:
+def orientation(image: Image.Image) -> int:
+    """How EXIF says a picture is to be turned; see ``UPRIGHT``."""
     try:
         return image.getexif().get(ExifTags.Base.Orientation, 1)
-    except _DECODING_ERRORS:
+    except DECODING_ERRORS:
         return 1  # a picture with a damaged EXIF block is shown as stored by every viewer
 
 

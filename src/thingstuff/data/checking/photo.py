@@ -1,44 +1,21 @@
 """The photograph of one picture: whether it can be read, its kind, its size and how EXIF turns it."""
 
-import struct
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import ExifTags, Image
+from PIL import Image
 
 from thingstuff.data.checking.kinds import Kind
 from thingstuff.data.checking.likeness import thumbnail
 from thingstuff.data.checking.records import shown
-from thingstuff.data.images import read_stored, to_eight_bits
+from thingstuff.data.images import DECODING_ERRORS, UPRIGHT, orientation, read_stored, to_eight_bits
 from thingstuff.errors import InputError
 from thingstuff.structures import Size
 
-DECODING_ERRORS = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    LookupError,
-    EOFError,
-    ArithmeticError,
-    MemoryError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-)
-"""What Pillow raises on damaged files."""
-_TRANSPOSES = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
+ANY_DAMAGE = (*DECODING_ERRORS, ArithmeticError, MemoryError, Image.DecompressionBombError)
+"""What Pillow raises on files that are damaged, however badly."""
 _BITS_PER_SAMPLE = 258
 """TIFF tag."""
 
@@ -68,14 +45,14 @@ def look_at_photo(
         return _look_at_array(path, expected, sights)
     try:
         with Image.open(path) as image:
-            stored, turn = (image.height, image.width), _orientation(image)
+            stored, turn = (image.height, image.width), orientation(image)
             channels = (_channels(image), bits_per_channel(image))
             kind = f"{image.format} of mode {image.mode}"
             # At an eighth of the size a JPEG file is read whole, so damage shows, but only a few pixels are computed.
             image.draft("L", (image.width // 8, image.height // 8))
             image.load()
             thumb = thumbnail(image)
-    except DECODING_ERRORS as error:
+    except ANY_DAMAGE as error:
         sights.append(Sight(Kind.DAMAGED_PICTURE, reason(path, error), of_photo=True))
         return None, None
     if channels[1] == 32:
@@ -85,8 +62,8 @@ def look_at_photo(
     if channels[0] != 3 and channels[1] != 32:
         sights.append(Sight(Kind.NOT_RGB, kind, of_photo=True))
     _compare_sizes(stored, turn, expected, sights)
-    if turn in _TRANSPOSES:
-        thumb = np.asarray(Image.fromarray(thumb).transpose(_TRANSPOSES[turn]))
+    if turn in UPRIGHT:
+        thumb = np.asarray(Image.fromarray(thumb).transpose(UPRIGHT[turn]))
     return channels, thumb
 
 
@@ -117,16 +94,9 @@ def _compare_sizes(stored: Size, turn: int, expected: Size | None, sights: list[
             sights.append(Sight(Kind.EXIF_ROTATION, f"{text}{size_text(expected)}, as it is stored", of_photo=True))
         else:
             sights.append(Sight(Kind.WRONG_PICTURE_SIZE, text, of_photo=True))
-    elif turn in _TRANSPOSES and upright == stored:
+    elif turn in UPRIGHT and upright == stored:
         text = f"EXIF orientation {turn}, {size_text(upright)} pixels either way"
         sights.append(Sight(Kind.EXIF_UNCLEAR, text, of_photo=True))
-
-
-def _orientation(image: Image.Image) -> int:
-    try:
-        return image.getexif().get(ExifTags.Base.Orientation, 1)
-    except DECODING_ERRORS:
-        return 1  # a picture with a damaged EXIF block is shown as stored by every viewer
 
 
 def _channels(image: Image.Image) -> int:

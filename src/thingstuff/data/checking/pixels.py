@@ -10,7 +10,7 @@ from PIL import Image
 
 from thingstuff.data.checking.kinds import Kind
 from thingstuff.data.checking.photo import (
-    DECODING_ERRORS,
+    ANY_DAMAGE,
     Sight,
     bits_per_channel,
     look_at_photo,
@@ -137,7 +137,7 @@ def read_map(path: str) -> Int32[np.ndarray, "H W"]:
             pixels = np.frombuffer(image.tobytes("raw", "RGBX" if image.mode == "RGB" else "RGBA"), dtype="<i4")
     except WrongMapError:
         raise
-    except DECODING_ERRORS as error:
+    except ANY_DAMAGE as error:
         raise WrongMapError(Kind.DAMAGED_MAP, reason(path, error)) from error
     return (pixels & 0xFFFFFF).astype(np.int32, copy=False).reshape(height, width)
 
