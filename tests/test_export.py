@@ -20,7 +20,7 @@ from thingstuff.cli import main
 from thingstuff.data.scenes import SCENES, draw_scene
 from thingstuff.errors import InputError
 from thingstuff.export import export_checkpoint
-from thingstuff.export.check import Difference, agree, compare, furthest, refuse
+from thingstuff.export.check import LEAST_AGREEMENT, Difference, agree, compare, furthest, refuse
 from thingstuff.export.graph import ExportedGraph, suppress
 from thingstuff.model import rpn
 from thingstuff.model.build import build_network
@@ -94,7 +94,11 @@ def make_checkpoint(tiny_checkpoint: Checkpoint, **changes: Any) -> Checkpoint:
     settings |= {} if changes.get("model__region", True) is None else fewer
     recipe = derive(tiny_checkpoint.recipe, **(settings | changes))
     torch.manual_seed(1)
-    return replace(tiny_checkpoint, recipe=recipe, weights=build_network(recipe, SCENES).state_dict())
+    weights = build_network(recipe, SCENES).state_dict()
+    for name, tensor in weights.items():
+        if name.endswith(".bias"):  # of equal tensors, as all zeros are, exporters keep one
+            tensor += 0.01 * torch.randn_like(tensor)
+    return replace(tiny_checkpoint, recipe=recipe, weights=weights)
 
 
 @pytest.fixture(scope="module")
@@ -221,7 +225,9 @@ def test_no_object_and_one_object(checkpoint: Checkpoint, onnx_file: Path, tmp_p
         assert eager.instances is not None
         assert found.instances is not None
         assert (len(eager.instances), len(found.instances)) == (count, count)
-        assert same(eager.ids, found.ids)
+        assert eager.panoptic is not None
+        assert found.panoptic is not None
+        assert agree(eager.panoptic, found.panoptic) >= LEAST_AGREEMENT
 
 
 @pytest.mark.slow
