@@ -92,7 +92,12 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint, dtype: torch.dtype = tor
         name: tensor.detach().to("cpu", dtype if tensor.is_floating_point() else tensor.dtype).contiguous()
         for name, tensor in checkpoint.weights.items()
     }
-    metadata = {
+    write_synced(path, save(tensors, describe(checkpoint)))
+
+
+def describe(checkpoint: Checkpoint) -> dict[str, str]:
+    """Everything that a file says of a network beside its weights, as texts by name."""
+    return {
         "format": FORMAT,
         "recipe": checkpoint.recipe.model_dump_json(),
         "labels": json.dumps(checkpoint.labels.to_coco()),
@@ -100,7 +105,6 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint, dtype: torch.dtype = tor
         "credit": checkpoint.credit,
         "versions": json.dumps(dict(checkpoint.versions)),
     }
-    write_synced(path, save(tensors, metadata))
 
 
 def load_checkpoint(path: Path | str) -> Checkpoint:

@@ -14,7 +14,7 @@ import torch
 from filelock import FileLock
 from jaxtyping import Shaped, UInt8
 
-from thingstuff.checkpoint import FORMAT, Checkpoint
+from thingstuff.checkpoint import FORMAT, Checkpoint, describe
 from thingstuff.errors import InputError
 from thingstuff.labels import LabelSet
 from thingstuff.published import cache_folder
@@ -265,15 +265,7 @@ def _open_openvino(path: Path, precision: str) -> FileRuntime:
 
 def write_metadata(checkpoint: Checkpoint, batch: int) -> dict[str, str]:
     """All that stands in an exported file but the graph; ``read_metadata`` reads it."""
-    return {
-        "format": FORMAT,
-        "recipe": checkpoint.recipe.model_dump_json(),
-        "labels": json.dumps(checkpoint.labels.to_coco()),
-        "metrics": json.dumps(dict(checkpoint.metrics)),
-        "credit": checkpoint.credit,
-        "versions": json.dumps(dict(checkpoint.versions)),
-        "batch": str(batch),
-    }
+    return describe(checkpoint) | {"batch": str(batch)}
 
 
 def read_metadata(metadata: Mapping[str, str], path: Path) -> tuple[Checkpoint, int]:

@@ -199,7 +199,8 @@ def _unpack(archive: Path, folder: Path, track: Track) -> None:
                 infos = [each for each in bundle.infolist() if not each.is_dir()]
                 for each in track(infos, f"unpacking {archive.name}", len(infos)):
                     _place(each.filename, each.file_size, folder, lambda each=each: bundle.open(each), archive)
-    except (OSError, EOFError, zipfile.BadZipFile, tarfile.TarError, RuntimeError, NotImplementedError) as error:
+    except (OSError, EOFError, zipfile.BadZipFile, tarfile.TarError, RuntimeError) as error:
+        # A RuntimeError says that the archive is encrypted, or packed by a method that Python does not know.
         reason = " ".join(str(error).split())
         raise InputError(f"{archive}: cannot be unpacked ({reason}); download it again, or check the space") from error
 
