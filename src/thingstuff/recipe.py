@@ -80,6 +80,8 @@ class AugmentationConfig(Schema):
     """Probability of a vertical flip."""
     color: ColorConfig | None = None
     """Random changes of colour."""
+    paste: Fraction = 0.0
+    """Probability that objects of another picture are laid over, mostly of rare classes (copy-paste)."""
 
     @model_validator(mode="after")
     def _jitter_rises(self) -> "AugmentationConfig":

@@ -134,6 +134,8 @@ class RPNConfig(Schema):
     """Anchors of each picture that the loss sees."""
     positive_fraction: Fraction = 0.5
     """Largest share of positives among them."""
+    balanced: bool = False
+    """Positives are taken from one class after the other, so that the objects of a rare one are seen as well."""
 
     @model_validator(mode="after")
     def _five_levels(self) -> "RPNConfig":
@@ -225,6 +227,8 @@ class RegionConfig(Schema):
     """Regions of each picture that the losses see."""
     positive_fraction: Fraction = 0.25
     """Largest share of objects among them."""
+    balanced: bool = False
+    """Objects are taken from one class after the other, as for `rpn.balanced`."""
 
 
 class SemanticConfig(Schema):

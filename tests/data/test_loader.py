@@ -2,7 +2,7 @@ import itertools
 import signal
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -63,10 +63,32 @@ class NoisySource:
         return Sample(image, Truth(ids, segments), index, f"{index}.png", (height, width))
 
 
+@dataclass
+class OneThingSource:
+    """Equal pictures of 8x8 with one square in the middle, of the class index listed."""
+
+    things: list[int]
+    labels: LabelSet
+
+    def __len__(self) -> int:
+        return len(self.things)
+
+    def picture_sizes(self) -> list[Size]:
+        return [(8, 8)] * len(self.things)
+
+    def read(self, index: int) -> Sample:
+        ids = np.ones((8, 8), dtype=np.int32)
+        ids[2:6, 2:6] = 2
+        segments = (TruthSegment(1, 0), TruthSegment(2, self.things[index]))
+        return Sample(np.zeros((8, 8, 3), dtype=np.uint8), Truth(ids, segments), index, f"{index}.png", (8, 8))
+
+
 SIZES: list[Size] = [(30, 40), (40, 30), (30, 30), (36, 50), (50, 36), (32, 44), (28, 28)]
 
 
-def load(source: PictureSource, **changes: Any) -> Iterator[Batch]:
+def load(
+    source: PictureSource, augmentation: Augmentation = AUGMENTATION, labels: LabelSet = LABELS, **changes: Any
+) -> Iterator[Batch]:
     settings: dict[str, Any] = {
         "batch_size": 4,
         "seed": 3,
@@ -76,7 +98,7 @@ def load(source: PictureSource, **changes: Any) -> Iterator[Batch]:
         "num_workers": 0,
         "aspect_grouping": True,
     }
-    return training_loader(source, AUGMENTATION, LABELS, **(settings | changes))
+    return training_loader(source, augmentation, labels, **(settings | changes))
 
 
 def assert_same(first: Batch, second: Batch) -> None:
@@ -210,6 +232,37 @@ def test_batches_are_the_planned_samples_augmented():
 def test_worker_processes_change_nothing():
     for first, second in zip(load(NoisySource(SIZES)), load(NoisySource(SIZES), num_workers=2), strict=True):
         assert_same(first, second)
+
+
+@forks
+def test_objects_are_pasted_as_the_seed_says():
+    source = NoisySource(SIZES)
+    balls = {0: [index for index in range(len(SIZES)) if index % 4]}
+    pasting = replace(AUGMENTATION, paste=0.5)
+    batches = [list(load(source, pasting, pictures_by_thing=balls, num_workers=workers)) for workers in (0, 0, 2)]
+    for first, second, third in zip(*batches, strict=True):
+        assert_same(first, second)
+        assert_same(first, third)
+    plain, pasted = (
+        [target for batch in found for target in batch.targets or ()] for found in (list(load(source)), batches[0])
+    )
+    changed = [not torch.equal(one.label_map, other.label_map) for one, other in zip(plain, pasted, strict=True)]
+    assert 3 <= sum(changed) <= 15  # of 24; some pasted balls hide others or are cut away
+    more = [len(other.labels) - len(one.labels) for one, other in zip(plain, pasted, strict=True)]
+    assert max(more) >= 1
+
+
+def test_rare_classes_are_pasted_more_often():
+    labels = LabelSet((*LABELS.categories, Category(3, "boat", True, (2, 2, 2))))
+    # One picture shows a boat, the six others a ball.
+    source = OneThingSource([*[1] * 6, 2], labels)
+    found = Counter()
+    by_thing = {0: list(range(6)), 1: [6]}
+    for batch in load(source, Augmentation((0,), 60, paste=1.0), labels, pictures_by_thing=by_thing, num_steps=50):
+        for target in batch.targets or ():
+            found[target.labels[-1].item()] += 1
+    # The class pasted last lies on top: a boat with probability 6 / 7, where chance alone would say 1 / 7.
+    assert found[1] > 5 * found[0]
 
 
 def test_a_resumed_run_sees_what_the_uninterrupted_one_sees():

@@ -14,6 +14,7 @@ from thingstuff.data.transforms import (
     collate,
     make_targets,
     nearest_indices,
+    paste,
     resize_image,
     target_size,
 )
@@ -337,6 +338,59 @@ def test_colours_of_other_pictures_are_left_to_the_user(image):
     sample = replace(make_sample(IDS), image=image)
     with pytest.raises(InputError, match=r"a\.png: colours can be changed in 8-bit RGB pictures only, not in"):
         augment(sample, replace(UNCHANGED, color=ColorJitter(0.1)))
+
+
+# --- pasting ---
+
+BELOW = np.full((3, 4), 7, dtype=np.int32)
+STREET = make_sample(BELOW, (TruthSegment(7, ROAD),))
+
+
+def test_pasted_objects_keep_their_place_and_their_pixels():
+    changed = paste(STREET, make_sample(IDS), LABELS, CAR - LABELS.num_stuff)
+    # The next free id is 8.
+    wanted = np.array([[7, 8, 8, 7], [7, 7, 7, 7], [7, 7, 7, 7]])
+    np.testing.assert_array_equal(truth_of(changed).ids, wanted)
+    assert truth_of(changed).segments == (TruthSegment(7, ROAD), TruthSegment(8, CAR))
+    np.testing.assert_array_equal(decode_ids(changed.image), np.where(wanted == 8, 300, 7))
+    np.testing.assert_array_equal(truth_of(STREET).ids, BELOW)  # what was given is left alone
+    np.testing.assert_array_equal(decode_ids(STREET.image), BELOW)
+
+
+def test_crowds_and_other_classes_are_not_pasted():
+    changed = paste(STREET, make_sample(IDS), LABELS, PERSON - LABELS.num_stuff)
+    np.testing.assert_array_equal(truth_of(changed).ids, BELOW)
+    np.testing.assert_array_equal(decode_ids(changed.image), BELOW)
+
+
+def test_pasting_goes_as_far_as_both_pictures_go():
+    small = make_sample(BELOW[:1, :2], (TruthSegment(7, ROAD),))
+    changed = paste(small, make_sample(IDS), LABELS, CAR - LABELS.num_stuff)
+    np.testing.assert_array_equal(truth_of(changed).ids, [[7, 8]])
+    changed = paste(make_sample(IDS), make_sample(IDS[:1, 1:2], SEGMENTS), LABELS, CAR - LABELS.num_stuff)
+    assert truth_of(changed).ids[0].tolist() == [70001, 300, 300, 7]
+    assert len(make_targets(changed, LABELS).boxes) == 3
+
+
+def test_pasted_objects_hide_overlapping_masks():
+    masks = np.stack([np.ones((3, 4), dtype=bool), IDS == 70000])
+    instances = OverlappingInstances(masks, np.array([PERSON, CAR]) - LABELS.num_stuff, np.array([False, False]))
+    with_masks = replace(STREET, truth=replace(truth_of(STREET), instances=instances))
+    found = truth_of(paste(with_masks, make_sample(IDS), LABELS, CAR - LABELS.num_stuff)).instances
+    assert found is not None
+    assert found.labels.tolist() == [0, 1, 1]
+    assert found.masks.sum(axis=(1, 2)).tolist() == [10, 2, 2]
+    np.testing.assert_array_equal(found.masks[2], IDS == 300)
+    # The other way round, masks of the data set's own are what is pasted: here one for each of two cars.
+    theirs = replace(make_sample(IDS), truth=replace(truth_of(make_sample(IDS)), instances=found))
+    laid = truth_of(paste(STREET, theirs, LABELS, CAR - LABELS.num_stuff))
+    np.testing.assert_array_equal(laid.ids, [[7, 9, 9, 7], [7, 7, 8, 8], [7, 7, 7, 7]])
+    assert laid.instances is None
+
+
+def test_pictures_of_other_kinds_are_not_pasted():
+    with pytest.raises(InputError, match="3 channels of uint16"):
+        paste(STREET, replace(STREET, image=STREET.image.astype(np.uint16)), LABELS, 0)
 
 
 # --- targets ---

@@ -213,10 +213,16 @@ def test_output_of_one_pixel() -> None:
 # --- semantic argmax ---
 
 
-def plain_labels(logits: Tensor, size: Size, output_size: Size) -> Tensor:
-    """Both resizes on all channels at once, then the argmax."""
+def assert_strongest(labels: Tensor, logits: Tensor, size: Size, output_size: Size) -> None:
+    """Both resizes on all channels at once, then the argmax; where two channels tie but for rounding, either."""
     full = F.interpolate(logits[None], scale_factor=4, mode="bilinear", align_corners=False)[..., : size[0], : size[1]]
-    return F.interpolate(full, size=output_size, mode="bilinear", align_corners=False)[0].argmax(dim=0)
+    full = F.interpolate(full, size=output_size, mode="bilinear", align_corners=False)[0]
+    assert labels.dtype == torch.uint8
+    assert labels.shape == output_size
+    torch.testing.assert_close(full.gather(0, labels[None].long()), full.amax(dim=0, keepdim=True), rtol=0, atol=1e-5)
+    clear = full.topk(min(2, len(full)), dim=0).values
+    clear = (clear[0] - clear[-1] > 1e-5) | (len(full) == 1)
+    assert torch.equal(labels[clear].long(), full.argmax(dim=0)[clear])
 
 
 @settings(deadline=None)
@@ -225,16 +231,29 @@ def plain_labels(logits: Tensor, size: Size, output_size: Size) -> Tensor:
     st.integers(1, 64),
     st.integers(1, 64),
     st.one_of(st.none(), st.tuples(st.integers(1, 90), st.integers(1, 90))),
+    st.sampled_from([1, 4, 16]),
     st.integers(0, 2**31),
 )
 def test_semantic_labels_equal_the_argmax_of_the_plain_resize(
-    classes: int, height: int, width: int, output_size: Size | None, seed: int
+    classes: int, height: int, width: int, output_size: Size | None, coarseness: int, seed: int
 ) -> None:
-    logits = torch.randn(classes, 16, 16, generator=torch.Generator().manual_seed(seed))
+    # The coarser, the fewer channels win anywhere.
+    logits = torch.randn(classes, 16 // coarseness, 16 // coarseness, generator=torch.Generator().manual_seed(seed))
+    logits = F.interpolate(logits[None], size=(16, 16), mode="bilinear")[0]
     output_size = output_size or (height, width)
-    labels = semantic_labels(logits, (height, width), output_size)
-    assert labels.dtype == torch.uint8
-    assert torch.equal(labels.long(), plain_labels(logits, (height, width), output_size))
+    assert_strongest(semantic_labels(logits, (height, width), output_size), logits, (height, width), output_size)
+
+
+@pytest.mark.parametrize("output_size", [(96, 128), (50, 70), (250, 333)])
+def test_a_class_that_wins_in_one_cell_is_found(output_size: Size) -> None:
+    logits = torch.randn(30, 24, 32, generator=torch.Generator().manual_seed(3))
+    logits[0] = 9
+    for row in (0, 7, 8, 10, 11, 23):
+        narrow = logits.clone()
+        narrow[17, row, row] = 30
+        labels = semantic_labels(narrow, (96, 128), output_size)
+        assert set(labels.unique().tolist()) == {0, 17}
+        assert_strongest(labels, narrow, (96, 128), output_size)
 
 
 def test_equal_logits_give_the_first_class() -> None:

@@ -332,4 +332,4 @@ def test_one_graph_serves_any_number_of_regions(fuse: LevelFusion) -> None:
         )
         for count in (0, 1, 2, 5, 40):
             boxes = [squares(*range(3, 3 + 5 * count, 5)), BOXES[1]]
-            torch.testing.assert_close(program.module()(features, boxes), flat(features, boxes), rtol=0, atol=0)
+            torch.testing.assert_close(program.module()(features, boxes), flat(features, boxes), rtol=1e-5, atol=1e-5)

@@ -98,10 +98,19 @@ def test_pictures_with_rare_classes_are_repeated(tmp_path: Path) -> None:
     assert sources.repeats(SceneSource(1, 2), 0.36) is None
 
 
+def test_pictures_that_objects_can_be_pasted_from(tmp_path: Path) -> None:
+    write_split(tmp_path, "train", [[2], [], [3, 2], [2]])
+    source = open_coco_panoptic(tmp_path, "train")
+    assert sources.pictures_by_thing(source, 0.0) is None
+    assert sources.pictures_by_thing(source, 0.5) == {0: [0, 2, 3], 1: [2]}
+    with pytest.raises(InputError, match=r"augmentation\.paste is 0\.5, but objects are pasted from files alone"):
+        sources.pictures_by_thing(SceneSource(1, 2), 0.5)
+
+
 def test_the_recipe_decides_what_happens_to_training_pictures() -> None:
     config = tiny_facades().augmentation
     assert sources.training_augmentation(config) == Augmentation(
-        (320,), 640, 0.5, 0.0, (0.7, 1.7), (320, 320), ColorJitter(0.3, 0.3, 0.3, 0.04)
+        (320,), 640, 0.5, 0.0, (0.7, 1.7), (320, 320), ColorJitter(0.3, 0.3, 0.3, 0.04), 0.5
     )
     plain = sources.training_augmentation(AugmentationConfig(vertical_flip=0.25))
     assert plain.color is None

@@ -200,6 +200,28 @@ def test_every_candidate_can_be_chosen() -> None:
     assert seen == set(range(12))
 
 
+def test_classes_take_turns() -> None:
+    # Objects 0 to 2 are of class 0, object 3 of class 1; each has ten candidates.
+    nearest = torch.arange(40) // 10
+    matches = Matches(nearest, torch.ones(40, dtype=torch.bool), torch.zeros(40, dtype=torch.bool))
+    labels = torch.tensor([0, 0, 0, 1])
+    seen = set()
+    for seed in range(20):
+        chosen, others = sample(matches, 16, 0.5, generator(seed), labels)
+        assert len(others) == 0
+        assert labels[nearest[chosen]].bincount().tolist() == [4, 4]
+        seen |= set(chosen.tolist())
+    assert len(seen) > 35  # still at random within a class
+    chosen, _ = sample(matches, 60, 0.5, generator(), labels)
+    assert labels[nearest[chosen]].bincount().tolist() == [20, 10]  # a class that is used up leaves its turns
+    assert len(set(chosen.tolist())) == 30
+
+
+def test_without_positives_no_class_has_a_turn() -> None:
+    chosen, others = sample(flags(0, 9), 4, 0.5, generator(), torch.empty(0, dtype=torch.int64))
+    assert (len(chosen), len(others)) == (0, 4)
+
+
 # --- mask targets ---
 
 

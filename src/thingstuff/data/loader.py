@@ -7,7 +7,7 @@ resumed run sees what the uninterrupted run would have seen, and several process
 import itertools
 import math
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol, runtime_checkable
@@ -17,7 +17,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from thingstuff.data.packing import PackedBatch, pack
-from thingstuff.data.transforms import Augmentation, augment, collate
+from thingstuff.data.transforms import Augmentation, augment, collate, paste
 from thingstuff.errors import InputError
 from thingstuff.labels import LabelSet
 from thingstuff.structures import Batch, Sample, Size
@@ -214,6 +214,7 @@ def training_loader(
     world_size: int = 1,
     aspect_grouping: bool,
     repeats: Sequence[float] | None = None,
+    pictures_by_thing: Mapping[int, Sequence[int]] | None = None,
 ) -> Iterator[Batch]:
     """Read, augment and batch pictures for the steps ``start_step`` to ``num_steps - 1`` of a run.
 
@@ -231,6 +232,7 @@ def training_loader(
         world_size: Number of processes.
         aspect_grouping: See ``batch_plan``.
         repeats: See ``batch_plan``.
+        pictures_by_thing: Which pictures have objects of a thing index, to paste them; None: no picture has any.
 
     Raises:
         InputError: The batch cannot be divided among the processes, or there is no picture. While iterating: a picture
@@ -245,7 +247,7 @@ def training_loader(
     plan = batch_plan(source.picture_sizes(), batch_size, seed, aspect_grouping=aspect_grouping, repeats=repeats)
     steps = itertools.islice(plan, start_step, max(start_step, num_steps))
     loader = DataLoader(
-        _AugmentedPictures(source, augmentation, seed),
+        _AugmentedPictures(source, augmentation, labels, seed, pictures_by_thing or {}),
         batch_sampler=(batch[rank * share : (rank + 1) * share] for batch in steps),  # pyright: ignore[reportArgumentType]
         num_workers=num_workers,
         collate_fn=partial(_collate_packed, labels=labels, size_divisor=size_divisor),
@@ -267,14 +269,29 @@ class _AugmentedPictures(Dataset[Sample | InputError]):
 
     source: PictureSource
     augmentation: Augmentation
+    labels: LabelSet
     seed: int
+    pictures_by_thing: Mapping[int, Sequence[int]]
 
     def __getitem__(self, planned: PlannedSample) -> Sample | InputError:
         try:
-            sample = self.source.read(planned.index)
-            return augment(replace(sample, seed=sample_seed(self.seed, planned)), self.augmentation)
+            return self._with_objects(self._augmented(planned.index, sample_seed(self.seed, planned)))
         except InputError as error:
             return error
+
+    def _augmented(self, index: int, seed: int) -> Sample:
+        return augment(replace(self.source.read(index), seed=seed), self.augmentation)
+
+    def _with_objects(self, sample: Sample) -> Sample:
+        """Now and then, with objects of a class from one of its pictures; the fewer it has, the oftener it is drawn."""
+        generator = np.random.default_rng([sample.seed, 1])
+        if not self.pictures_by_thing or generator.random() >= self.augmentation.paste:
+            return sample
+        rarity = np.array([1 / len(pictures) for pictures in self.pictures_by_thing.values()])
+        thing = int(generator.choice(list(self.pictures_by_thing), p=rarity / rarity.sum()))
+        pictures = self.pictures_by_thing[thing]
+        index, seed = pictures[int(generator.integers(len(pictures)))], int(generator.integers(2**63))
+        return paste(sample, self._augmented(index, seed), self.labels, thing)
 
 
 def _collate_packed(

@@ -10,14 +10,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Int64, Shaped
+from jaxtyping import Bool, Int64, Shaped
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 from thingstuff.data.images import locate_segments
 from thingstuff.errors import InputError
 from thingstuff.labels import LabelSet
-from thingstuff.structures import VOID_LABEL, Batch, OverlappingInstances, Sample, Size, Targets, Truth
+from thingstuff.structures import VOID_LABEL, Batch, OverlappingInstances, Sample, Size, Targets, Truth, TruthSegment
 
 # --- sizes ---
 
@@ -94,6 +94,7 @@ class Augmentation:
         scale_jitter: The size is multiplied by a factor drawn between these two (large-scale jitter).
         crop: Size of a random window of the scaled picture, where it is larger. None keeps all of it.
         color: Change of colours, for 8-bit RGB pictures.
+        paste: Probability that objects of another picture are laid over (see ``paste``).
     """
 
     short_sides: tuple[int, ...]
@@ -103,6 +104,7 @@ class Augmentation:
     scale_jitter: tuple[float, float] = (1.0, 1.0)
     crop: Size | None = None
     color: ColorJitter | None = None
+    paste: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +205,57 @@ def _jitter_color(
         if strengths[which]:
             pixels = adjustments[which](pixels, centers[which] + float(draws[which]) * strengths[which])
     return pixels.permute(1, 2, 0).contiguous().numpy()
+
+
+def paste(sample: Sample, other: Sample, labels: LabelSet, thing: int) -> Sample:
+    """Lay all objects of one class in another picture over a picture, where they are, as far as they fit.
+
+    What they hide is gone from the map; crowds are not laid over. Where objects overlap as the data set has them, as
+    masks of their own, hidden parts are cut off and the pasted masks come last.
+
+    Source: Ghiasi et al., Simple Copy-Paste (CVPR 2021), without blending.
+
+    Args:
+        sample: An annotated picture, changed at random or not.
+        other: Another one of the same kind of pixels.
+        labels: Classes of the annotation.
+        thing: Thing index of the class.
+
+    Raises:
+        InputError: The pictures differ in number of channels or bits.
+    """
+    _check_alike(other, sample)
+    assert sample.truth is not None
+    assert other.truth is not None
+    height, width = (min(sides) for sides in zip(sample.image.shape[:2], other.image.shape[:2], strict=True))
+    objects = _objects_of(other.truth, labels, thing)[:, :height, :width]
+    first = 1 + max((segment.id for segment in sample.truth.segments), default=0)
+    image, ids = sample.image.copy(), sample.truth.ids.copy()
+    for number, mask in enumerate(objects):
+        ids[:height, :width][mask] = first + number
+    laid = ids >= first
+    image[laid] = other.image[:height, :width][laid[:height, :width]]
+    pasted = (TruthSegment(first + number, labels.num_stuff + thing) for number in range(len(objects)))
+    instances = sample.truth.instances
+    if instances is not None:
+        masks = np.zeros((len(objects), *ids.shape), dtype=bool)
+        masks[:, :height, :width] = objects
+        instances = OverlappingInstances(
+            np.concatenate([instances.masks & ~laid, masks]),
+            np.append(instances.labels, np.full(len(objects), thing)),
+            np.append(instances.crowd, np.zeros(len(objects), dtype=bool)),
+        )
+    return replace(sample, image=image, truth=Truth(ids, (*sample.truth.segments, *pasted), instances))
+
+
+def _objects_of(truth: Truth, labels: LabelSet, thing: int) -> Bool[np.ndarray, "n H W"]:
+    """Masks of all objects of a class, without crowds."""
+    if truth.instances is not None:
+        wanted = (truth.instances.labels == thing) & ~truth.instances.crowd
+        return truth.instances.masks[wanted]
+    label = labels.num_stuff + thing
+    found = [segment.id for segment in truth.segments if segment.label == label and not segment.crowd]
+    return truth.ids == np.array(found, dtype=truth.ids.dtype)[:, None, None]
 
 
 # --- samples -> batch ---

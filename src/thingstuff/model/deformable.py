@@ -1,8 +1,8 @@
-"""Convolution whose taps look where the picture tells them to (DCN v1), and a form of it that learns on a processor.
+"""Convolution whose taps look where the picture tells them to (DCN v1), and a form of it that is fast on a processor.
 
-torchvision's operator is the one for inference and for other devices. Its gradient takes most of a step on a processor,
-so there the samples are taken by ``grid_sample`` and weighed by a product of matrices: the same values, the same
-gradients, several times faster (``benchmarks/deformable.py``).
+torchvision's operator is the one for other devices and for graphs. On a processor the samples are taken by
+``grid_sample`` and weighed by a product of matrices: the same values, the same gradients, several times faster
+(``benchmarks/deformable.py``).
 """
 
 import contextlib
@@ -12,6 +12,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 from torchvision.ops import deform_conv2d
+
+_SAMPLES_AT_ONCE = 2**24
+"""Numbers: 64 MB in float32. All samples of a picture are nine times its features."""
 
 
 class DeformableConv2d(nn.Module):
@@ -64,7 +67,8 @@ class DeformableConv2d(nn.Module):
         with exactly:
             exact = features.to(self.weight.dtype)
             offset = self.offset(exact)
-            convolve = deform_conv2d_by_sampling if offset.requires_grad and kind == "cpu" else deform_conv2d
+            by_sampling = kind == "cpu" and not torch.compiler.is_compiling()
+            convolve = deform_conv2d_by_sampling if by_sampling else deform_conv2d
             result = convolve(exact, offset, self.weight, self.bias, self.stride, self.padding, self.dilation)
         return result.to(features.dtype)
 
@@ -78,7 +82,7 @@ def deform_conv2d_by_sampling(
     padding: tuple[int, int] = (0, 0),
     dilation: tuple[int, int] = (1, 1),
 ) -> Float[Tensor, "B D h w"]:
-    """Do what torchvision's ``deform_conv2d`` does, for training on a processor.
+    """Do what torchvision's ``deform_conv2d`` does, some rows of the result at a time.
 
     Args:
         features: To convolve; zeros lie around them, and values in between are bilinear.
@@ -102,12 +106,14 @@ def deform_conv2d_by_sampling(
     # grid_sample counts from -1 to 1. In maps whose sides are powers of two whole pixels survive that exactly, and at
     # whole pixels, where every offset begins, it matters to the gradient on which side of them a sample lies.
     padded_height, padded_width = (1 << (side - 1).bit_length() for side in (height, width))
-    padded = F.pad(features, (0, padded_width - width, 0, padded_height - height))
+    padded = F.pad(features, (0, padded_width - width, 0, padded_height - height)).contiguous()
     grid = torch.stack([(2 * x + 1) / padded_width - 1, (2 * y + 1) / padded_height - 1], dim=-1)
-    samples = F.grid_sample(
-        padded.contiguous(), grid.flatten(1, 3), mode="bilinear", padding_mode="zeros", align_corners=False
-    )
     kernels = weight.reshape(1, len(weight), -1).expand(batch, -1, -1)
-    result = torch.bmm(kernels, samples.view(batch, channels * rows * columns, out_height * out_width))
-    result = result.view(batch, len(weight), out_height, out_width)
+    rows_at_once = max(1, _SAMPLES_AT_ONCE // max(1, batch * channels * rows * columns * out_width))
+    strips = []
+    for strip in grid.split(rows_at_once, dim=3):
+        samples = F.grid_sample(padded, strip.flatten(1, 3), mode="bilinear", padding_mode="zeros", align_corners=False)
+        product = torch.bmm(kernels, samples.view(batch, channels * rows * columns, strip.shape[3] * out_width))
+        strips.append(product.view(batch, len(weight), strip.shape[3], out_width))
+    result = torch.cat(strips, dim=2)
     return result if bias is None else result + bias[:, None, None]

@@ -4,11 +4,11 @@ from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Float, Float32, Int64, UInt8
 from torch import Tensor
 
 from thingstuff.model import boxes as box_ops
-from thingstuff.model.interpolation import nearest
+from thingstuff.model.interpolation import STRIDE, nearest
 from thingstuff.model.merge_graph import falling_order, merge_in_graph, nearest_in_graph
 from thingstuff.model.panoptic_head import (
     Ranked,
@@ -18,6 +18,7 @@ from thingstuff.model.panoptic_head import (
     semantic_evidence,
 )
 from thingstuff.model.pasting import Paste, find_paste
+from thingstuff.model.strongest import pad_to_tiles, strongest
 from thingstuff.model.tabulate import tabulate
 from thingstuff.structures import MaskPaste, Outputs, PanopticMaps, Size, StuffMajority
 
@@ -143,26 +144,39 @@ def _place_things(
 def semantic_labels(logits: Float[Tensor, "classes h w"], size: Size, output_size: Size) -> UInt8[Tensor, "H W"]:
     """Channel with the highest logit at every pixel of the output.
 
-    The logits go to the padded size, lose the padding and go to the output size, as in Detectron2, but only a few
-    channels at a time: the full stack of them is never held.
+    The logits go to the padded size, lose the padding and go to the output size, as in Detectron2, but only those that
+    can win somewhere, and only a few at a time: the full stack of them is never held.
 
     Args:
         logits: At stride 4 of the padded picture.
         size: Size of the picture before padding.
         output_size: Size of the wanted map.
     """
-    best = logits.new_full(output_size, -torch.inf, dtype=torch.float32)
+    logits = logits.float()
+    if output_size == size:
+        padded = STRIDE * logits.shape[1], STRIDE * logits.shape[2]
+        return strongest(pad_to_tiles(logits), padded).channels[: size[0], : size[1]].to(torch.uint8)
+    best = logits.new_full(output_size, -torch.inf)
     labels = torch.zeros(output_size, dtype=torch.uint8, device=logits.device)
-    for first, channels in enumerate(logits.float()[None].split(_CHANNELS_AT_ONCE, dim=1)):
-        full = F.interpolate(channels, scale_factor=4, mode="bilinear", align_corners=False)
-        full = full[..., : size[0], : size[1]]
-        if output_size != size:
-            full = F.interpolate(full, size=output_size, mode="bilinear", align_corners=False)
+    for channels in _contenders(logits).split(_CHANNELS_AT_ONCE):
+        full = F.interpolate(logits[None, channels], scale_factor=STRIDE, mode="bilinear", align_corners=False)
+        full = F.interpolate(full[..., : size[0], : size[1]], size=output_size, mode="bilinear", align_corners=False)
         values, channel = full[0].max(dim=0)
         better = values > best
         best = torch.where(better, values, best)
-        labels = torch.where(better, (channel + first * _CHANNELS_AT_ONCE).to(torch.uint8), labels)
+        labels = torch.where(better, channels.to(torch.uint8)[channel], labels)
     return labels
+
+
+def _contenders(logits: Float32[Tensor, "classes h w"]) -> Int64[Tensor, " channels"]:
+    """Channels that may be the highest of some pixel, however it lies between at most three cells in each direction.
+
+    A pixel has a weighted mean of cells, so a channel cannot win where its highest cell is below another's lowest.
+    """
+    # Windows of eleven cells overlap by three.
+    window = tuple(min(side, 11) for side in logits.shape[1:])
+    high, low = (sign * F.max_pool2d(sign * logits[None], window, stride=8, ceil_mode=True)[0] for sign in (1, -1))
+    return (high >= low.amax(dim=0)).flatten(1).any(dim=1).nonzero()[:, 0]
 
 
 def panoptic_logits(

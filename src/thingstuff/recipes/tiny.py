@@ -78,8 +78,15 @@ def tiny_facades() -> Recipe:
         picture=PictureConfig(short_side=320, max_side=640),
         source=FilesConfig(),
         model__region__num_detections=100,
-        model__region__rpn__num_proposals=(400, 300),
+        # Windows are a hundred times as many as shops: without turns, the network learns windows alone.
+        model__region__samples=96,
+        model__region__balanced=True,
+        model__region__rpn__balanced=True,
         model__region__rpn__samples=256,
+        model__region__rpn__num_proposals=(400, 300),
+        # From lamp posts to balconies; the largest cars have 200 pixels.
+        model__region__rpn__anchor_sizes=((8,), (18,), (40,), (90,), (180,)),
+        model__region__rpn__aspect_ratios=(0.25, 0.5, 1.0, 2.0, 4.0),
         # Chosen on the validation pictures: smaller patches of stuff are wrong more often than right.
         model__fusion__stuff_area=4096,
         augmentation=AugmentationConfig(
@@ -88,6 +95,7 @@ def tiny_facades() -> Recipe:
             scale_jitter=(0.7, 1.7),
             crop=(320, 320),
             color=ColorConfig(brightness=0.3, contrast=0.3, saturation=0.3, hue=0.04),
+            paste=0.5,
         ),
         optim__batch_size=8,
         optim__learning_rate=2.5e-3,
@@ -106,6 +114,8 @@ def tiny_nuclei() -> Recipe:
         picture=PictureConfig(short_side=0, max_side=1024),
         model__region__num_detections=250,
         model__region__samples=128,
+        model__region__rpn__anchor_sizes=((8,), (16,), (32,), (64,), (128,)),
+        model__region__rpn__aspect_ratios=(0.5, 1.0, 2.0),
         model__region__rpn__num_proposals=(600, 500),
         model__region__rpn__candidates_per_level=(600, 500),
         model__fusion__stuff_area=400,

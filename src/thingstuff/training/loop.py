@@ -143,6 +143,7 @@ def _read_batches(
         world_size=accelerator.num_processes,
         aspect_grouping=True,
         repeats=sources.repeats(source, recipe.schedule.repeat_threshold),
+        pictures_by_thing=sources.pictures_by_thing(source, recipe.augmentation.paste),
     )
 
 

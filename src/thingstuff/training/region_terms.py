@@ -37,6 +37,7 @@ def anchor_terms(
     logits, positive, deltas, wanted = [], [], [], []
     for row, (target, generator) in enumerate(zip(truth, generators, strict=True)):
         objects = target.boxes[~target.crowd]
+        labels = target.labels[~target.crowd] if config.balanced else None
         height, width = target.label_map.shape
         matches = targets.match_boxes(
             anchors,
@@ -46,7 +47,7 @@ def anchor_terms(
             low_quality=True,
             usable=targets.inside_picture(anchors, (height, width)) if config.anchors_inside else None,
         )
-        chosen, others = targets.sample(matches, config.samples, config.positive_fraction, generator)
+        chosen, others = targets.sample(matches, config.samples, config.positive_fraction, generator, labels)
         logits += [predictions.logits[row, chosen], predictions.logits[row, others]]
         positive += [torch.ones_like(chosen, dtype=torch.bool), torch.zeros_like(others, dtype=torch.bool)]
         deltas.append(predictions.deltas[row, chosen])
@@ -92,6 +93,7 @@ def sample_regions(
     for row, (target, generator) in enumerate(zip(truth, generators, strict=True)):
         usable = (~target.crowd).nonzero()[:, 0]
         objects = target.boxes[usable]
+        labels = target.labels[usable] if config.balanced else None
         candidates = torch.cat([proposals.boxes[row][proposals.valid[row]], objects])
         matches = targets.match_boxes(
             candidates,
@@ -100,7 +102,7 @@ def sample_regions(
             positive_iou=config.positive_iou,
             low_quality=False,
         )
-        chosen, others = targets.sample(matches, config.samples, config.positive_fraction, generator)
+        chosen, others = targets.sample(matches, config.samples, config.positive_fraction, generator, labels)
         samples.append(RegionSample(candidates[torch.cat([chosen, others])], usable[matches.nearest[chosen]]))
     return samples
 

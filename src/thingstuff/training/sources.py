@@ -100,6 +100,26 @@ def repeats(source: PictureSource, threshold: float) -> list[float] | None:
     return repeat_factors((source.picture_labels(index) for index in range(len(source))), threshold)
 
 
+def pictures_by_thing(source: PictureSource, paste: float) -> dict[int, list[int]] | None:
+    """Which pictures have objects of a thing index, for pasting; None: nothing is pasted.
+
+    Raises:
+        InputError: Objects of scenes are to be pasted.
+    """
+    if paste == 0:
+        return None
+    if not isinstance(source, CocoPanopticSource):
+        raise InputError(
+            f"augmentation.paste is {paste}, but objects are pasted from files alone; for scenes set it to 0"
+        )
+    pictures: dict[int, list[int]] = {}
+    for index in range(len(source)):
+        for label in sorted(source.picture_labels(index)):
+            if label >= source.labels.num_stuff:
+                pictures.setdefault(label - source.labels.num_stuff, []).append(index)
+    return pictures
+
+
 def training_augmentation(config: AugmentationConfig) -> Augmentation:
     """What happens to training pictures."""
     return Augmentation(
@@ -110,6 +130,7 @@ def training_augmentation(config: AugmentationConfig) -> Augmentation:
         scale_jitter=config.scale_jitter,
         crop=config.crop,
         color=None if config.color is None else ColorJitter(**config.color.model_dump()),
+        paste=config.paste,
     )
 
 

@@ -82,7 +82,11 @@ def inside_picture(boxes: Float32[Tensor, "n 4"], size: Size) -> Bool[Tensor, " 
 
 @torch.no_grad()
 def sample(
-    matches: Matches, count: int, positive_fraction: float, generator: torch.Generator
+    matches: Matches,
+    count: int,
+    positive_fraction: float,
+    generator: torch.Generator,
+    labels: Int64[Tensor, " m"] | None = None,
 ) -> tuple[Int64[Tensor, " p"], Int64[Tensor, " q"]]:
     """Choose at random which candidates the losses see.
 
@@ -91,6 +95,7 @@ def sample(
         count: How many are wanted; fewer if there are not so many.
         positive_fraction: Largest share of positives.
         generator: The picture's own, on the CPU, so that nothing depends on device or process.
+        labels: Class of every object, to take positives from one class after the other; None: all have the same chance.
 
     Returns:
         Indices of the chosen positives and of the chosen negatives.
@@ -98,7 +103,15 @@ def sample(
     positives, negatives = matches.positive.nonzero()[:, 0], matches.negative.nonzero()[:, 0]
     num_positives = min(len(positives), int(count * positive_fraction))
     num_negatives = min(len(negatives), count - num_positives)
-    return _choose(positives, num_positives, generator), _choose(negatives, num_negatives, generator)
+    if labels is None or len(positives) == 0:
+        chosen = _choose(positives, num_positives, generator)
+    else:
+        shuffled = _choose(positives, len(positives), generator)
+        # One of each class, then a second one of each, until there are enough.
+        own = torch.nn.functional.one_hot(labels[matches.nearest[shuffled]])
+        turn = (own.cumsum(dim=0) * own).sum(dim=1)
+        chosen = shuffled[turn.argsort(stable=True)[:num_positives]]
+    return chosen, _choose(negatives, num_negatives, generator)
 
 
 def _choose(indices: Tensor, count: int, generator: torch.Generator) -> Tensor:
