@@ -4,12 +4,14 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import roi_align
 
+from thingstuff.recipe import LossConfig
 from thingstuff.structures import VOID_LABEL, Targets
 from thingstuff.training.losses import Term
-from thingstuff.training.pixel_terms import panoptic_term, roi_semantic_term
+from thingstuff.training.pixel_terms import panoptic_term, roi_semantic_term, semantic_term
 
 Box = tuple[int, int, int, int]
 
@@ -39,6 +41,30 @@ def cross_entropy(values: Sequence[float], label: int) -> float:
 
 
 # --- inside the boxes of objects; two stuff classes, then things ---
+
+
+# --- classes of all pixels ---
+
+
+@pytest.mark.parametrize("height", [1, 7, 8, 9, 24, 25])  # of the logits: eight rows at a time
+def test_full_size_loss_is_that_of_all_enlarged_logits(height: int) -> None:
+    generator = torch.Generator().manual_seed(height)
+    logits = torch.randn(2, 5, height, 6, generator=generator, requires_grad=True)
+    labels = torch.randint(0, 5, (2, 4 * height, 24), generator=generator)
+    labels[0, :3] = VOID_LABEL
+    truth = [targets_of(label_map, [], []) for label_map in labels]
+    term = semantic_term(logits, truth, LossConfig(semantic_size="full"), None)
+    (3 * term.total).backward()
+
+    plain = logits.detach().clone().requires_grad_()
+    enlarged = F.interpolate(plain, scale_factor=4, mode="bilinear", align_corners=False)
+    expected = F.cross_entropy(enlarged, labels, ignore_index=VOID_LABEL, reduction="sum")
+    (3 * expected).backward()
+    torch.testing.assert_close(term.total, expected)
+    torch.testing.assert_close(logits.grad, plain.grad, rtol=1e-4, atol=1e-5)
+    assert float(term.normalizer) == (labels != VOID_LABEL).sum()
+    with torch.no_grad():
+        torch.testing.assert_close(semantic_term(logits, truth, LossConfig(), None).total, expected.detach())
 
 
 def test_roi_semantic_loss_by_hand() -> None:

@@ -11,6 +11,7 @@ from timm.layers.norm_act import BatchNormAct2d, convert_sync_batchnorm, freeze_
 from timm.models._features import FeatureListNet
 from timm.models.resnet import Bottleneck
 from torch import Tensor, nn
+from torchvision.ops import FrozenBatchNorm2d
 
 from thingstuff.errors import InputError
 from thingstuff.model.deformable import DeformableConv2d
@@ -140,13 +141,38 @@ def _convert_norms(body: nn.Module, norm: BackboneNorm) -> nn.Module:
         case "batch":
             return body
         case "frozen_batch":
-            return freeze_batch_norm_2d(body)
+            return _keep_type(freeze_batch_norm_2d(body))
         case "sync_batch":
             return convert_sync_batchnorm(body)
         case "group":
             return _batch_to_group_norm(body)
         case _:
             assert_never(norm)
+
+
+class _FrozenNorm(FrozenBatchNorm2d):
+    """A constant batch norm in one pass, in the type of its features: bfloat16 stays bfloat16, as in Detectron2."""
+
+    weight: Tensor
+    bias: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+        scale = self.weight * (self.running_var + self.eps).rsqrt()
+        shift = self.bias - self.running_mean * scale
+        return torch.addcmul(shift.to(x.dtype)[:, None, None], x, scale.to(x.dtype)[:, None, None])
+
+
+def _keep_type(module: nn.Module) -> nn.Module:
+    """Replace frozen norms by those that do not turn every feature into float32."""
+    if isinstance(module, FrozenBatchNorm2d):
+        frozen = _FrozenNorm(len(cast(Tensor, module.weight)), module.eps)
+        frozen.load_state_dict(module.state_dict())
+        return frozen
+    for name, child in module.named_children():
+        module.add_module(name, _keep_type(child))
+    return module
 
 
 def _batch_to_group_norm(module: nn.Module) -> nn.Module:

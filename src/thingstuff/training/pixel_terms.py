@@ -1,6 +1,7 @@
 """The terms of the loss that are about pixels: their classes, and behind the panoptic head their segments."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +20,8 @@ from thingstuff.training.losses import Term
 
 _STRIDE = 4
 """Of the semantic logits."""
+_ROWS_AT_ONCE = 8
+"""Rows of logits that are enlarged together."""
 _CROP_SIZE = 28
 """Height and width of the crops of ``roi_semantic_term`` (UPSNet)."""
 _CROP_SAMPLES = 2
@@ -42,11 +45,44 @@ def semantic_term(
     size = [_STRIDE * side for side in logits.shape[-2:]]
     labels = _channels(_pad_label_maps([target.label_map for target in truth], size), things_channel)
     if config.semantic_size == "full":
-        logits = F.interpolate(logits, scale_factor=_STRIDE, mode="bilinear", align_corners=False)
+        total = _FullSizeLoss.apply(logits, labels)
     else:
         labels = labels[:, 2::4, 2::4].contiguous()
+        total = losses.semantic_loss(logits, labels, VOID_LABEL)
     counted = labels != VOID_LABEL if config.semantic_mean == "labelled" else torch.ones_like(labels)
-    return Term(losses.semantic_loss(logits, labels, VOID_LABEL), counted.sum().float())
+    return Term(total, counted.sum().float())
+
+
+class _FullSizeLoss(torch.autograd.Function):
+    """Semantic loss of logits enlarged to the size of the labels, some rows at a time.
+
+    Enlarged logits of all classes are the largest thing that training would hold. So each strip is enlarged, compared,
+    and its gradient taken at once; what is kept is the gradient at stride 4.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Float[Tensor, "B classes h w"], labels: Int64[Tensor, "B H W"]) -> Tensor:
+        needed = ctx.needs_input_grad[0]
+        total, gradient = logits.new_zeros(()), torch.zeros_like(logits) if needed else None
+        height = logits.shape[2]
+        for first in range(0, height, _ROWS_AT_ONCE):
+            end = min(first + _ROWS_AT_ONCE, height)
+            # Values between two rows of logits need both.
+            rows = slice(max(first - 1, 0), min(end + 1, height))
+            with torch.set_grad_enabled(needed):
+                strip = logits[:, :, rows].detach().requires_grad_(needed)
+                enlarged = F.interpolate(strip, scale_factor=_STRIDE, mode="bilinear", align_corners=False)
+                inner = enlarged[:, :, _STRIDE * (first - rows.start) : _STRIDE * (end - rows.start)]
+                loss = losses.semantic_loss(inner, labels[:, _STRIDE * first : _STRIDE * end], VOID_LABEL)
+                if gradient is not None:
+                    gradient[:, :, rows] += torch.autograd.grad(loss, strip)[0]
+            total += loss.detach()
+        ctx.save_for_backward(gradient)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, None]:
+        return ctx.saved_tensors[0] * outer[0], None
 
 
 def roi_semantic_term(
