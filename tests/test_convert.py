@@ -206,7 +206,10 @@ def test_torch_files_that_want_to_run_something_are_refused(tmp_path):
         ("a.pkl", pickle.dumps({"w": np.array([None])}), "'w' is ndarray, not an array"),
         ("a.pth", b"", "not a file of torch.save, or damaged"),
         ("a.pth", b"PK\x03\x04" + bytes(100), "not a file of torch.save, or damaged"),
-        ("a.pth", b"<html>", "not a file of torch.save, or damaged|holds more than weights"),
+        ("a.pth", b"<html>", "not a file of torch.save, or damaged"),
+        ("a.pth", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "not a file of torch.save, or damaged"),
+        ("a.png", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "not a file of torch.save, or damaged"),
+        ("a.pth", b"c0ffee", "not a file of torch.save, or damaged"),
     ],
 )
 def test_files_that_hold_no_weights(tmp_path, name, content, message):

@@ -1,7 +1,11 @@
+import os
+
 import numpy as np
 import pytest
 from PIL import Image
 
+from thingstuff.data.drawn.label_png import read_label_png
+from thingstuff.data.drawn.lookup import picture_size
 from thingstuff.data.id_maps import read_colors, read_numbers, renumber
 from thingstuff.errors import InputError
 from thingstuff.structures import TruthSegment
@@ -19,6 +23,13 @@ def test_numbers_of_every_kind(tmp_path):
     wide = np.array([[0, 65535], [26001, 256]], dtype=np.uint16)
     Image.fromarray(wide).save(tmp_path / "wide.png")
     np.testing.assert_array_equal(read_numbers(tmp_path / "wide.png"), wide)
+
+
+def test_a_pipe_does_not_make_it_wait(tmp_path):
+    os.mkfifo(tmp_path / "a.png")
+    for read in (read_numbers, read_colors, picture_size, read_label_png):
+        with pytest.raises(InputError, match=r"a\.png: "):
+            read(tmp_path / "a.png")
 
 
 def test_wrong_files(tmp_path):

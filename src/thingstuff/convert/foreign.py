@@ -60,6 +60,8 @@ def read_weights(path: Path | str) -> ForeignWeights:
 
 
 _WRAPPED = "module."
+_TORCH_BEGINS = (b"PK\x03\x04", b"\x80")
+"""What ``torch.save`` begins a file with: a zip archive, or a pickle before version 1.6."""
 
 
 def _as_tensor(name: Any, value: Any, file: Path) -> Tensor | None:
@@ -73,6 +75,14 @@ def _as_tensor(name: Any, value: Any, file: Path) -> Tensor | None:
 
 
 def _read_torch(file: Path) -> Any:
+    try:
+        with open(file, "rb") as opened:
+            beginning = opened.read(4)
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read ({error.strerror}); check its permissions") from error
+    # torch takes the first bytes of any other file for instructions, and refuses them as if they were dangerous.
+    if not beginning.startswith(_TORCH_BEGINS):
+        raise InputError(f"{file}: not a file of torch.save, or damaged; give a checkpoint, or download it again")
     try:
         return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:

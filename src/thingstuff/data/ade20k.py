@@ -1,9 +1,9 @@
 """ADE20K's scene parsing benchmark of 150 classes in its own layout, the folder ``ADEChallengeData2016``.
 
 ``annotations/`` says the class of every pixel (8 bits, 0 is void), ``annotations_instance/`` which object it belongs to
-(red: number among the 100 thing classes, green: number of the object). Both overlap a little: stuff is taken from the
-first, and things from the second over it, as in the panoptic files that are in use. Pixels of a thing class without an
-object are void.
+(red: number among the 100 thing classes, green: number of the object, from 1). Both overlap a little: stuff is taken
+from the first, and things from the second over it, as in the panoptic files that are in use. Pixels of a thing class
+without an object are void.
 
 Source: http://sceneparsing.csail.mit.edu and https://github.com/CSAILVision/placeschallenge
 """
@@ -93,7 +93,7 @@ def _decode(files: MapFiles, labels: LabelSet) -> Truth:
         rank, identity = divmod(number, _PER_LABEL)
         if rank > len(things):
             raise InputError(f"{object_path}: {rank} is no thing class; expected 0 to {len(things)}, unpack it again")
-        if rank == 0:
+        if rank == 0 or identity == 0:
             return None
         category_id = things[rank - 1]
         return TruthSegment((category_id + 1) * _PER_LABEL + identity, labels.index[category_id])

@@ -16,7 +16,7 @@ from jaxtyping import Int32, UInt8
 from PIL import Image
 
 from thingstuff.data.drawn.drawing import Drawing, DrawnCategory, Piece
-from thingstuff.data.drawn.lookup import picture_size
+from thingstuff.data.drawn.lookup import is_file, picture_size
 from thingstuff.data.images import locate_segments, read_image
 from thingstuff.errors import InputError
 from thingstuff.labels import LabelSet
@@ -173,6 +173,8 @@ def read_colors(path: Path) -> UInt8[np.ndarray, "H W 3"]:
 
 def _read_pixels(path: Path) -> np.ndarray:
     try:
+        if not is_file(path):  # opening a pipe would wait for ever
+            raise OSError("no file")
         with Image.open(path) as image:
             return np.asarray(image)
     except Exception as error:  # whatever Pillow raises on a damaged file, the reader of pictures says it in a line

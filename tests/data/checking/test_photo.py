@@ -1,9 +1,12 @@
+import os
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from thingstuff.data.checking.kinds import Kind
 from thingstuff.data.checking.photo import Sight, look_at_photo
+from thingstuff.data.checking.pixels import WrongMapError, read_map
 
 
 def test_an_array_is_looked_at_like_a_picture(tmp_path: Path) -> None:
@@ -25,3 +28,13 @@ def test_an_array_that_cannot_be_read(tmp_path: Path) -> None:
     sights: list[Sight] = []
     assert look_at_photo(str(path), (20, 30), sights) == (None, None)
     assert [sight.kind for sight in sights] == [Kind.DAMAGED_PICTURE]
+
+
+def test_a_pipe_does_not_make_it_wait(tmp_path: Path) -> None:
+    path = str(tmp_path / "a.png")
+    os.mkfifo(path)
+    sights: list[Sight] = []
+    assert look_at_photo(path, (20, 30), sights) == (None, None)
+    assert sights[0].text == "it is no ordinary file"
+    with pytest.raises(WrongMapError, match="it is no ordinary file"):
+        read_map(path)

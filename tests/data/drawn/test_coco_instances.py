@@ -138,7 +138,7 @@ def test_long_files_with_their_lists_in_any_order(tmp_path: Path, order: tuple[s
     root = one(tmp_path, *(ANNOTATION | {"id": number} for number in range(2000)))
     path = root / "annotations/instances_train2017.json"
     content = json.loads(path.read_text())
-    content["images"] += [content["images"][0] | {"id": number} for number in range(2, 3000)]
+    content["images"][0]["flickr_url"] = 150_000 * "x"
     path.write_bytes(b"\xef\xbb\xbf" + json.dumps({key: content[key] for key in order}, indent=2).encode())
     assert path.stat().st_size > 3 * 65536
     assert recognize(root)
@@ -214,7 +214,7 @@ def test_a_polygon_with_two_corners_has_no_pixel_as_in_cocos_own(tmp_path: Path)
 # --- stuff ---
 
 
-def test_stuff_annotations_lie_below_and_the_category_of_all_things_is_void(tmp_path: Path):
+def test_stuff_annotations_lie_below_and_the_category_of_all_things_is_left_out(tmp_path: Path):
     root = one(tmp_path, ANNOTATION)
     ground = np.zeros(SIZE, dtype=bool)
     ground[4:] = True
@@ -231,7 +231,8 @@ def test_stuff_annotations_lie_below_and_the_category_of_all_things_is_void(tmp_
         DrawnCategory("person", True),
     )
     drawing = source.read(0)
-    assert [piece.category for piece in drawing.pieces] == ["moss", None, "car"]
+    # As a void of its own it would lie over all things, by --overlap skip and by-order.
+    assert [piece.category for piece in drawing.pieces] == ["moss", "car"]
     np.testing.assert_array_equal(masks(drawing)[0], ground)
 
 
@@ -326,6 +327,30 @@ def test_a_wrong_annotation_is_named(tmp_path: Path, change: dict[str, Any], par
 )
 def test_a_wrong_list_is_named(tmp_path: Path, change: dict[str, Any], part: str):
     refused(one(tmp_path, **({"annotations": [ANNOTATION]} | change)), "instances_train2017.json", part)
+
+
+@pytest.mark.parametrize("content", [b"", bytes(9), b"[]", b'{"images": ['])
+@pytest.mark.parametrize("place", ["annotations/instances_val2017.json", "valid/_annotations.coco.json"])
+def test_a_damaged_file_beside_a_good_one_is_no_missing_split(tmp_path: Path, content: bytes, place: str):
+    good = place.replace("val2017", "train2017").replace("valid", "train")
+    picture(tmp_path / "train2017/a.jpg")
+    picture(tmp_path / "train/a.jpg")
+    write(tmp_path / good, document(ANNOTATION))
+    assert len(open_coco_instances(tmp_path)) == 1
+    (tmp_path / place).parent.mkdir(exist_ok=True)
+    (tmp_path / place).write_bytes(content)
+    refused(tmp_path, place)
+
+
+def test_a_picture_that_is_listed_twice(tmp_path: Path):
+    images = [{"id": number, "file_name": "a.jpg", "height": SIZE[0], "width": SIZE[1]} for number in (1, 2)]
+    refused(one(tmp_path, ANNOTATION, images=images), "instances_train2017.json: lists the picture", "a.jpg twice")
+
+
+def test_names_and_sizes_that_no_picture_has(tmp_path: Path):
+    image = {"id": 1, "file_name": "a.jpg", "height": SIZE[0], "width": SIZE[1]}
+    refused(one(tmp_path, ANNOTATION, images=[image | {"file_name": 5000 * "a"}]), "1 picture is missing")
+    refused(one(tmp_path, ANNOTATION, images=[image | {"height": 10**9}]), "a.jpg", "million pixels")
 
 
 def test_a_file_cut_short(tmp_path: Path):

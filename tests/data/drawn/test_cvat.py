@@ -101,6 +101,15 @@ def test_pictures_categories_and_splits(tmp_path):
     assert len(open_cvat(root / "annotations.xml")) == 2
 
 
+def test_pictures_of_one_name_in_two_subsets(tmp_path):
+    root = write_export(tmp_path, picture(), picture(subset="train"), names=("a.png", "train/a.png"))
+    assert [open_cvat(root).read(index).image for index in (0, 1)] == [
+        root / "images/a.png",
+        root / "images/train/a.png",
+    ]
+    refused(write_export(tmp_path / "twice", picture(), picture()), "annotations.xml: lists the picture", "a.png twice")
+
+
 def test_frames_of_a_video_exported_as_images_have_names_without_suffix(tmp_path):
     root = write_export(tmp_path, picture(name="frame_000003"), names=("frame_000003.PNG",))
     assert open_cvat(root).read(0).image == root / "images/frame_000003.PNG"
@@ -285,6 +294,9 @@ def test_wrong_videos(tmp_path):
     refused(twice, "annotations.xml: track 0: has two shapes on frame 0; remove one")
     size = write_export(tmp_path / "3", track(seen(0)), meta=VIDEO_META.replace("<width>8", "<width>16"), names=names)
     refused(size, "frame_000000.png: 8 x 6 pixels (width x height), but annotations.xml says 16 x 6")
+    (tmp_path / "5/images/frame_000000.png").mkdir(parents=True)
+    folder = write_export(tmp_path / "5", track(seen(0)), meta=VIDEO_META, names=())
+    refused(folder, "annotations.xml: 1 picture is missing, the first is frame_000000")
     number = write_export(tmp_path / "4", track(seen("x")), meta=VIDEO_META, names=names)
     refused(number, "annotations.xml: track 0: frame is 'x'; expected a finite number")
 

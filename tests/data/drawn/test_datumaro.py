@@ -232,6 +232,18 @@ def test_wrong_files(tmp_path, content, message):
     refused(write_export(tmp_path, {"default": content}), message)
 
 
+@pytest.mark.parametrize("content", [b"", bytes(9), b"[]", b'{"items": ['])
+def test_a_damaged_file_beside_a_good_one_is_no_missing_subset(tmp_path, content):
+    root = write_export(tmp_path, {"val": document(item())})
+    (root / "annotations/train.json").write_bytes(content)
+    assert recognize(root)
+    refused(root, "annotations/train.json")
+
+
+def test_a_picture_that_is_listed_twice(tmp_path):
+    refused(write_export(tmp_path, {"default": document(item(), item())}), "default.json: lists the picture", "twice")
+
+
 def test_no_file(tmp_path):
     refused(tmp_path, "has no JSON file of Datumaro in annotations/")
     refused(tmp_path / "a.json", "a.json: there is no such file")

@@ -243,6 +243,11 @@ def test_the_picture_may_stand_under_another_key(tmp_path):
     refused(both, "task 1: data names 2 pictures; expected one")
 
 
+def test_an_address_that_is_none(tmp_path):
+    root = write_export(tmp_path, task(box(0, 0, 10, 20), image="http://[x/a.png"), names=("a.png",))
+    refused(root, "task 1: the name 'http:/[x/a.png' leads out of the export's folder")
+
+
 def test_two_tasks_must_not_find_the_same_picture(tmp_path):
     tasks = [task(number=number, image=f"s3://bucket/{number}/a.png") for number in (1, 2)]
     root = write_export(tmp_path, *tasks, names=("a.png",))

@@ -215,6 +215,24 @@ def test_a_picture_inside_the_file(tmp_path: Path):
     assert not image.exists()  # one at a time
 
 
+def test_embedded_pictures_of_one_name_lie_in_folders_named_like_those_of_their_files(tmp_path: Path):
+    for place in ("a", "b"):
+        data = encoded(np.zeros(SIZE, dtype=np.uint8))
+        write(tmp_path / place / "x.json", document(shape(), imageData=data, imagePath="x.png"), None)
+    source = open_labelme(tmp_path)
+    assert [source.read(index).image.parts[-2:] for index in (0, 1)] == [("a", "x.png"), ("b", "x.png")]
+
+
+def test_an_embedded_picture_that_cannot_be_used_is_named_by_its_file(tmp_path: Path):
+    data = encoded(np.zeros(SIZE, dtype=np.uint8))
+    write(tmp_path / "a.json", document(shape(), imageData=data[:40], imagePath="x.png"), None)
+    refused(tmp_path, "a.json: imageData is damaged or no picture")
+    write(tmp_path / "a.json", document(shape(), imageData=data, imagePath=f"{5000 * 'x'}.png"), None)
+    refused(tmp_path, "a.json: its picture cannot be written")
+    write(tmp_path / "a.json", document(shape(), imageHeight=10**9, imageWidth=10**9))
+    refused(tmp_path, "a.json: imageHeight, imageWidth: ", "million pixels")
+
+
 def test_embedded_pictures_go_with_their_source(tmp_path: Path):
     write(tmp_path / "a.json", document(shape(), imageData=encoded(np.zeros(SIZE, dtype=np.uint8))), None)
     source = open_labelme(tmp_path)

@@ -61,6 +61,7 @@ def test_long_runs_take_several_characters():
         ({"size": [2, 3], "counts": ""}, "damaged or cut short"),
         ({"size": [2, 3], "counts": "2 2"}, "damaged or cut short"),
         ({"size": [2, 3], "counts": "2é"}, "damaged or cut short"),
+        ({"size": [2, 3], "counts": "\ud800"}, "damaged or cut short"),
         ({"size": [2, 3], "counts": "2o"}, "damaged or cut short"),
         ({"size": [2, 3], "counts": "P" * 20 + "0"}, "too long"),
         ({"size": [2, 3], "counts": "O"}, "add up"),

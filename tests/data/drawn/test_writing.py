@@ -1,4 +1,5 @@
 import json
+import tracemalloc
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -156,6 +157,19 @@ def test_a_picture_that_the_tool_showed_as_stored(tmp_path: Path):
     assert truth.ids.tolist() == [[0, 0, 0, 1]] * 6
 
 
+def test_maps_do_not_stay_in_memory(tmp_path: Path):
+    side, count = 400, 100
+    whole = Piece("car", np.ones((side, side), dtype=bool), (0, 0))
+    image = picture(tmp_path / "a.jpg", (side, side))
+    tracemalloc.start()
+    try:
+        write(tmp_path / "out", *[Drawing(image, (side, side), (whole,))] * count)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < count * side * side * 4 / 2
+
+
 def test_links(tmp_path: Path):
     write(tmp_path / "out", drawing(tmp_path / "a.jpg", CAR), link=True)
     assert (tmp_path / "out/images/a.jpg").samefile(tmp_path / "a.jpg")
@@ -245,6 +259,15 @@ def test_what_was_there_is_replaced_as_a_whole(tmp_path: Path):
         "panoptic_train.json",
     ]
     assert [path.name for path in (tmp_path / "out/images").iterdir()] == ["b.jpg"]
+
+
+def test_a_link_to_another_disk_stays_one(tmp_path: Path):
+    (tmp_path / "disk/out").mkdir(parents=True)
+    (tmp_path / "out").symlink_to(tmp_path / "disk/out")
+    write(tmp_path / "out", drawing(tmp_path / "a.jpg", CAR))
+    assert (tmp_path / "out").is_symlink()
+    assert document(tmp_path / "disk/out", "train")["images"][0]["file_name"] == "a.jpg"
+    assert [path.name for path in (tmp_path / "disk").iterdir()] == ["out"]
 
 
 def test_a_place_where_nothing_can_be_made(tmp_path: Path):

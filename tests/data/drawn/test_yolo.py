@@ -233,6 +233,16 @@ def test_a_list_with_a_missing_picture_and_no_data_yaml(tmp_path: Path):
     refused(root, "train.txt: 'images/train/../../../a.jpg' leads out of the list's folder")
 
 
+def test_labels_whose_picture_is_missing_are_told_of(tmp_path: Path):
+    root = ultralytics(tmp_path)
+    text(root / "labels/train/classes.txt", "a\nb\n")
+    open_yolo(root)
+    (root / "images/train/a.jpg").unlink()
+    picture(root / "images/train/c.jpg")
+    with pytest.warns(UserWarning, match=r"data\.yaml: pictures of 1 label files are missing, first .*train.a\.txt"):
+        assert len(open_yolo(root)) == 2
+
+
 def test_a_label_file_that_is_no_text(tmp_path: Path):
     root = ultralytics(tmp_path)
     (root / "labels/train/a.txt").write_bytes(b"\xff\xfe\x00\x01")

@@ -44,6 +44,7 @@ def look_at_photo(
     if Path(path).suffix.lower() == ".npy":
         return _look_at_array(path, expected, sights)
     try:
+        refuse_pipe(path)
         with Image.open(path) as image:
             stored, turn = (image.height, image.width), orientation(image)
             channels = (_channels(image), bits_per_channel(image))
@@ -65,6 +66,12 @@ def look_at_photo(
     if turn in UPRIGHT:
         thumb = np.asarray(Image.fromarray(thumb).transpose(UPRIGHT[turn]))
     return channels, thumb
+
+
+def refuse_pipe(path: str) -> None:
+    """Raise an ``OSError`` where opening would wait for ever: what is there is neither file nor folder."""
+    if Path(path).exists() and not Path(path).is_file():
+        raise OSError("it is no ordinary file")
 
 
 def _look_at_array(

@@ -16,6 +16,7 @@ from thingstuff.data.checking.photo import (
     look_at_photo,
     png_bits,
     reason,
+    refuse_pipe,
     size_text,
 )
 from thingstuff.data.checking.records import ListedSegment, shown
@@ -127,6 +128,7 @@ def read_map(path: str) -> Int32[np.ndarray, "H W"]:
         WrongMapError: The file is damaged, or not an 8-bit RGB PNG.
     """
     try:
+        refuse_pipe(path)
         with Image.open(path) as image:
             bits = png_bits(image) if image.format == "PNG" else bits_per_channel(image)
             if image.format != "PNG" or bits != 8 or image.mode not in ("RGB", "RGBA"):

@@ -18,7 +18,7 @@ from thingstuff.data.coco_json import read_images
 from thingstuff.data.drawn.drawing import Drawing, DrawnCategory, Piece
 from thingstuff.data.drawn.label_png import pieces_of, read_label_png, read_names
 from thingstuff.data.drawn.lookup import field as checked
-from thingstuff.data.drawn.lookup import find_picture, read_json, refuse_missing
+from thingstuff.data.drawn.lookup import find_picture, read_json, read_size, refuse_missing, refuse_repeated
 from thingstuff.data.drawn.polygons import Placed, crop, fill_polygons, read_points
 from thingstuff.data.drawn.run_lengths import read_run_lengths
 from thingstuff.data.drawn.splitting import split_name
@@ -26,6 +26,7 @@ from thingstuff.errors import InputError
 from thingstuff.structures import Size
 
 _OTHER_TASKS = ("stuff_", "person_keypoints_", "captions_", "panoptic_", "image_info_")
+_ROBOFLOW = "_annotations.coco.json"
 _ALL_THINGS = (183, "other")
 """The category that COCO's stuff gives to all pixels of things."""
 
@@ -102,7 +103,7 @@ def open_coco_instances(source: Path) -> CocoInstances:
         document = _read_lists(path)
         listed = _read_categories(document["categories"], path, isthing=True)
         word = path.stem.removeprefix("instances_")
-        if path.name == "_annotations.coco.json":
+        if path.name == _ROBOFLOW:
             word = path.parent.name
         stuff = None
         if path.stem.startswith("instances_"):
@@ -132,10 +133,14 @@ def _find_files(source: Path) -> list[Path]:
     if source.is_file():
         return [source] if _looks_like_instances(source) else []
     inside = [path for folder in (source, source / "annotations") for path in sorted(folder.glob("*.json"))]
-    inside += sorted(source.glob("*/_annotations.coco.json"))
+    inside += sorted(source.glob(f"*/{_ROBOFLOW}"))
     found = [path for path in inside if not path.name.startswith(_OTHER_TASKS) and _looks_like_instances(path)]
-    # COCO's own file names tell the task; among others whatever fits is taken.
-    return [path for path in found if path.name.startswith("instances_")] or found
+    # File names of COCO and Roboflow tell the task, so that a damaged file is no missing split; among others whatever
+    # fits is taken.
+    for named in ("instances_", _ROBOFLOW):
+        if any(path.name.startswith(named) for path in found):
+            return [path for path in inside if path.name.startswith(named)]
+    return found
 
 
 def _looks_like_instances(path: Path) -> bool:
@@ -204,8 +209,9 @@ def _find_pictures(document: Mapping[str, Any], split: _Split, word: str) -> lis
         if path is None:
             missing.append(file_name)
         else:
-            found.append(_Picture(identity, path, size, split))
+            found.append(_Picture(identity, path, read_size(*size, f"{split.path}: {file_name}"), split))
     refuse_missing(missing, split.path, [folder for folder in folders if folder.is_dir()])
+    refuse_repeated((picture.path for picture in found), split.path)
     return found
 
 
@@ -242,7 +248,9 @@ def _find_stuff(path: Path, word: str) -> tuple[_Stuff | None, list[DrawnCategor
 def _read_stuff(stuff: _Stuff, picture: _Picture) -> list[Piece]:
     if stuff.folder is None:
         annotations = stuff.annotations.get(picture.identity, ())
-        return [_read_annotation(annotation, stuff.names, picture, stuff.path) for annotation in annotations]
+        pieces = (_read_annotation(annotation, stuff.names, picture, stuff.path) for annotation in annotations)
+        # What things cover is no void of its own, which would lie over them or below.
+        return [piece for piece in pieces if piece.category is not None]
     path = stuff.folder / f"{picture.path.stem}.png"
     values = read_label_png(path).values
     if values.shape != picture.size:

@@ -12,14 +12,13 @@ import re
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
 
 import numpy as np
 
-from thingstuff.data.drawn.drawing import Drawing, DrawnCategory, Piece
+from thingstuff.data.drawn.drawing import DrawnCategory, Shape, ShapedPicture, ShapeSource
 from thingstuff.data.drawn.lookup import (
     find_picture,
     find_without_suffix,
@@ -27,6 +26,7 @@ from thingstuff.data.drawn.lookup import (
     picture_size,
     read_size,
     refuse_missing,
+    refuse_repeated,
     whole,
 )
 from thingstuff.data.drawn.polygons import Placed, fill_polygons, read_points
@@ -39,50 +39,6 @@ _WITHOUT_AREA = ("polyline", "points", "cuboid", "skeleton")
 _LABELS_WITHOUT_AREA = ("polyline", "points", "cuboid", "skeleton", "tag")
 _FRAME_NAME = re.compile(r"(?:frame_?)?(\d+)", re.IGNORECASE)
 """Names of exported frames: ``frame_000012``; plain numbers are what other tools cut videos into."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Shape:
-    """A shape element, the label and group of which may stand at its track."""
-
-    element: Element
-    label: str
-    group: str | None
-    where: str
-
-
-@dataclass(frozen=True, slots=True)
-class _Picture:
-    image: Path
-    size: Size
-    split: str | None
-    shapes: tuple[_Shape, ...]
-
-
-@dataclass(frozen=True)
-class CvatSource:
-    """The pictures of an export of CVAT; made by ``open_cvat``."""
-
-    categories: tuple[DrawnCategory, ...]
-    pictures: tuple[_Picture, ...]
-
-    def __len__(self) -> int:
-        return len(self.pictures)
-
-    def read(self, index: int) -> Drawing:
-        """Decode the shapes of one picture, lowest first.
-
-        Raises:
-            InputError: A shape is damaged, or does not lie in the picture.
-        """
-        picture = self.pictures[index]
-        placed = []
-        for shape in picture.shapes:
-            mask, corner = _decode(shape.element, picture.size, shape.where)
-            level = whole(shape.element.get("z_order", "0"), "z_order", shape.where)
-            placed.append((level, Piece(shape.label, mask, corner, shape.group)))
-        placed.sort(key=lambda entry: entry[0])  # stable: shapes of a level stay in the order of drawing
-        return Drawing(picture.image, picture.size, tuple(piece for _, piece in placed), picture.split)
 
 
 # --- opening ---
@@ -99,7 +55,7 @@ def recognize(source: Path) -> bool:
     return b"<annotations" in beginning and any(mark in beginning for mark in (b"<meta", b"<image ", b"<track "))
 
 
-def open_cvat(source: Path) -> CvatSource:
+def open_cvat(source: Path) -> ShapeSource[Element]:
     """Open an export of CVAT and check everything that needs no pixels.
 
     Args:
@@ -117,15 +73,15 @@ def open_cvat(source: Path) -> CvatSource:
     folders = [path.parent / "images", path.parent]
     pictures = _read_images(images, path, folders) if images else _read_tracks(tracks, root, path, folders)
     shapes = [shape for picture in pictures for shape in picture.shapes]
-    used = dict.fromkeys(shape.label for shape in shapes)
+    used = dict.fromkeys(shape.category for shape in shapes)
     for shape in shapes:
-        if known and shape.label not in known:
+        if known and shape.category not in known:
             raise InputError(f"{shape.where}: the label is not in the list of labels at the top of the file; add it")
     listed = {category.name for category in categories}
     # Labels of the task that are made for lines or tags count only where something with an area has them.
     categories += tuple(known.get(name, DrawnCategory(name)) for name in used if name not in listed)
     _warn_of_shapes_without_area(root, path)
-    return CvatSource(categories, pictures)
+    return ShapeSource(categories, pictures, _decode)
 
 
 class _PlainXml(ElementTree.TreeBuilder):
@@ -182,7 +138,7 @@ def _warn_of_shapes_without_area(root: Element, path: Path) -> None:
 # --- pictures, and frames of a video ---
 
 
-def _read_images(images: Iterable[Element], path: Path, folders: Sequence[Path]) -> tuple[_Picture, ...]:
+def _read_images(images: Iterable[Element], path: Path, folders: Sequence[Path]) -> tuple[ShapedPicture[Element], ...]:
     pictures, missing = [], []
     for position, image in enumerate(images):
         name = image.get("name")
@@ -192,29 +148,32 @@ def _read_images(images: Iterable[Element], path: Path, folders: Sequence[Path])
         split = image.get("subset") or None
         # Exports of a project sort pictures into folders by subset.
         below = [folder / split for folder in folders] if split and "/" not in split and split != ".." else []
-        places = [*folders, *below]
+        places = [*below, *folders]
         # Frames of a video stand in exports for images under names without suffix.
         file = find_picture(name, places, where) or find_without_suffix(name, places, where)
         size = read_size(image.get("height"), image.get("width"), where)
         if file is None:
             missing.append(name)
             continue
-        shapes = tuple(
-            _Shape(
+        shapes = [
+            Shape(
                 element,
                 _label(element, where),
                 _group(element),
                 f"{where}: {element.tag} {number} ({element.get('label')})",
             )
             for number, element in enumerate((each for each in image if each.tag in _SHAPES), start=1)
-        )
-        pictures.append(_Picture(file, size, split, shapes))
+        ]
+        pictures.append(ShapedPicture(file, size, _by_level(shapes), split))
     refuse_missing(missing, path, folders)
+    refuse_repeated((picture.image for picture in pictures), path)
     return tuple(pictures)
 
 
-def _read_tracks(tracks: Iterable[Element], root: Element, path: Path, folders: Sequence[Path]) -> tuple[_Picture, ...]:
-    frames: defaultdict[int, list[_Shape]] = defaultdict(list)
+def _read_tracks(
+    tracks: Iterable[Element], root: Element, path: Path, folders: Sequence[Path]
+) -> tuple[ShapedPicture[Element], ...]:
+    frames: defaultdict[int, list[Shape[Element]]] = defaultdict(list)
     last_seen: dict[str, list[int]] = {}
     for track in tracks:
         where = f"{path}: track {track.get('id', '?')}"
@@ -227,7 +186,7 @@ def _read_tracks(tracks: Iterable[Element], root: Element, path: Path, folders: 
             if element.get("outside", "0") == "1":
                 continue
             visible.append(frame)
-            frames[frame].append(_Shape(element, label, group, f"{where}, frame {frame}"))
+            frames[frame].append(Shape(element, label, group, f"{where}, frame {frame}"))
         last_seen[where] = visible
     for where, visible in last_seen.items():
         repeated = [frame for frame, count in Counter(visible).items() if count > 1]
@@ -245,8 +204,13 @@ def _read_tracks(tracks: Iterable[Element], root: Element, path: Path, folders: 
                 f"{files[frame]}: {size[1]} x {size[0]} pixels (width x height), but {path.name} says "
                 f"{stated[1]} x {stated[0]}; extract the frames at the video's own size"
             )
-        pictures.append(_Picture(files[frame], size, None, tuple(frames[frame])))
+        pictures.append(ShapedPicture(files[frame], size, _by_level(frames[frame])))
     return tuple(pictures)
+
+
+def _by_level(shapes: Sequence[Shape[Element]]) -> tuple[Shape[Element], ...]:
+    """The lowest first; shapes of a level stay in the order of drawing."""
+    return tuple(sorted(shapes, key=lambda shape: whole(shape.content.get("z_order", "0"), "z_order", shape.where)))
 
 
 def _frame_files(folders: Iterable[Path]) -> Mapping[int, Path]:
@@ -254,7 +218,11 @@ def _frame_files(folders: Iterable[Path]) -> Mapping[int, Path]:
     for folder in folders:
         for file in sorted(folder.iterdir()) if folder.is_dir() else []:
             match = _FRAME_NAME.fullmatch(file.stem)
-            if match and file.suffix.lower() in (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"):
+            if (
+                match
+                and file.is_file()
+                and file.suffix.lower() in (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
+            ):
                 files.setdefault(int(match[1]), file)
     return files
 

@@ -9,11 +9,10 @@ Source: https://openvinotoolkit.github.io/datumaro/latest/docs/data-formats/datu
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from thingstuff.data.drawn.drawing import Drawing, DrawnCategory, Piece
+from thingstuff.data.drawn.drawing import DrawnCategory, Shape, ShapedPicture, ShapeSource
 from thingstuff.data.drawn.lookup import (
     field,
     find_picture,
@@ -24,6 +23,7 @@ from thingstuff.data.drawn.lookup import (
     read_json,
     read_size,
     refuse_missing,
+    refuse_repeated,
     whole,
 )
 from thingstuff.data.drawn.polygons import Placed, crop, fill_polygons, read_points
@@ -37,45 +37,7 @@ _UNREAD = ("rotated_bbox",)
 _WITHOUT_AREA = ("polyline", "points", "cuboid_2d", "cuboid_3d", "skeleton")
 
 
-@dataclass(frozen=True, slots=True)
-class _Shape:
-    annotation: Mapping[str, Any]
-    category: str
-    group: int | None
-    where: str
-
-
-@dataclass(frozen=True, slots=True)
-class _Item:
-    image: Path
-    size: Size
-    split: str | None
-    shapes: tuple[_Shape, ...]
-
-
-@dataclass(frozen=True)
-class DatumaroSource:
-    """The pictures of an export of Datumaro; made by ``open_datumaro``."""
-
-    categories: tuple[DrawnCategory, ...]
-    items: tuple[_Item, ...]
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def read(self, index: int) -> Drawing:
-        """Decode the shapes of one picture, lowest first.
-
-        Raises:
-            InputError: A shape is damaged, or does not lie in the picture.
-        """
-        item = self.items[index]
-        pieces = []
-        for shape in item.shapes:
-            mask, corner = _decode(shape.annotation, item.size, shape.where)
-            crowd = bool(_attributes(shape.annotation, shape.where).get("is_crowd"))
-            pieces.append(Piece(shape.category, mask, corner, shape.group, crowd))
-        return Drawing(item.image, item.size, tuple(pieces), item.split)
+_Annotation = Mapping[str, Any]
 
 
 # --- opening ---
@@ -91,10 +53,11 @@ def _subsets(source: Path) -> list[Path]:
         paths = sorted((source / "annotations").glob("*.json")) if source.is_dir() else [source]
     except OSError:
         return []
-    return [path for path in paths if json_begins(path, ("categories", "items"))]
+    # All files in the folder are subsets; a damaged one must not be left out silently.
+    return paths if any(json_begins(path, ("categories", "items")) for path in paths) else []
 
 
-def open_datumaro(source: Path) -> DatumaroSource:
+def open_datumaro(source: Path) -> ShapeSource[_Annotation]:
     """Open an export of Datumaro and check everything that needs no pixels.
 
     Args:
@@ -107,19 +70,19 @@ def open_datumaro(source: Path) -> DatumaroSource:
     if not paths:
         raise InputError(f"{source}: has no JSON file of Datumaro in annotations/; name the unpacked export's folder")
     categories: dict[str, DrawnCategory] = {}
-    items: list[_Item] = []
+    pictures: list[ShapedPicture[_Annotation]] = []
     left_out = Counter[str]()
     for path in paths:
         document = read_json(path)
         names = _read_categories(document, path)
         categories = {category.name: category for category in names} | categories
-        items += _read_items(field(document, "items", list, str(path)), [c.name for c in names], path, left_out)
-    if not items:
+        pictures += _read_items(field(document, "items", list, str(path)), [c.name for c in names], path, left_out)
+    if not pictures:
         raise InputError(f"{source}: lists no picture; export with annotations")
     if left_out:
         listed = ", ".join(f"{count} of the kind {kind}" for kind, count in left_out.items())
         warnings.warn(f"{source}: shapes without an area are left out: {listed}", stacklevel=2)
-    return DatumaroSource(tuple(categories.values()), tuple(items))
+    return ShapeSource(tuple(categories.values()), tuple(pictures), _decode)
 
 
 def _read_categories(document: Any, path: Path) -> list[DrawnCategory]:
@@ -139,10 +102,12 @@ def _read_categories(document: Any, path: Path) -> list[DrawnCategory]:
     ]
 
 
-def _read_items(listed: Sequence[Any], names: Sequence[str], path: Path, left_out: Counter[str]) -> list[_Item]:
+def _read_items(
+    listed: Sequence[Any], names: Sequence[str], path: Path, left_out: Counter[str]
+) -> list[ShapedPicture[_Annotation]]:
     root = path.parent.parent if path.parent.name == "annotations" else path.parent
     folders = [root / "images" / path.stem, root / "images", root]
-    items, missing = [], []
+    pictures, missing = [], []
     for position, item in enumerate(listed):
         identity = field(item, "id", (str, int), f"{path}: items[{position}]")
         where = f"{path}: {identity}"
@@ -152,9 +117,10 @@ def _read_items(listed: Sequence[Any], names: Sequence[str], path: Path, left_ou
             continue
         shapes = _read_shapes(field(item, "annotations", list, where), names, where, left_out)
         split = None if path.stem == "default" else path.stem
-        items.append(_Item(image, size or picture_size(image), split, shapes))
+        pictures.append(ShapedPicture(image, size or picture_size(image), shapes, split))
     refuse_missing(missing, path, folders)
-    return items
+    refuse_repeated((picture.image for picture in pictures), path)
+    return pictures
 
 
 def _find(
@@ -182,7 +148,7 @@ def _find(
 
 def _read_shapes(
     annotations: Sequence[Any], names: Sequence[str], where: str, left_out: Counter[str]
-) -> tuple[_Shape, ...]:
+) -> tuple[Shape[_Annotation], ...]:
     shapes = []
     for position, annotation in enumerate(annotations):
         here = f"{where}: annotations[{position}]"
@@ -200,26 +166,23 @@ def _read_shapes(
         if group is not None:
             group = field(annotation, "group", int, here)
         level = whole(annotation.get("z_order", 0), "z_order", here)
-        shapes.append((level, _Shape(annotation, names[label], group, f"{here} ({kind}, {names[label]})")))
-    outlined = {
-        (shape.category, shape.group) for _, shape in shapes if shape.group and shape.annotation["type"] != "bbox"
-    }
+        crowd = bool(_attributes(annotation, here).get("is_crowd"))
+        shapes.append((level, Shape(annotation, names[label], group, f"{here} ({kind}, {names[label]})", crowd)))
+    outlined = {(shape.category, shape.group) for _, shape in shapes if shape.group and shape.content["type"] != "bbox"}
     shapes.sort(key=lambda entry: entry[0])  # stable: shapes of a level stay in the order of drawing
     return tuple(
-        shape
-        for _, shape in shapes
-        if shape.annotation["type"] != "bbox" or (shape.category, shape.group) not in outlined
+        shape for _, shape in shapes if shape.content["type"] != "bbox" or (shape.category, shape.group) not in outlined
     )
 
 
-def _attributes(annotation: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+def _attributes(annotation: _Annotation, where: str) -> Mapping[str, Any]:
     return field(annotation, "attributes", dict, where) if annotation.get("attributes") else {}
 
 
 # --- shapes ---
 
 
-def _decode(annotation: Mapping[str, Any], size: Size, where: str) -> Placed:
+def _decode(annotation: _Annotation, size: Size, where: str) -> Placed:
     kind = annotation["type"]
     if kind == "mask":
         return crop(read_run_lengths(field(annotation, "rle", dict, where), size, where))
@@ -244,7 +207,7 @@ def _decode(annotation: Mapping[str, Any], size: Size, where: str) -> Placed:
     return fill_turned(outline, size, where)
 
 
-def _four(annotation: Mapping[str, Any], name: str, where: str) -> tuple[float, float, float, float]:
+def _four(annotation: _Annotation, name: str, where: str) -> tuple[float, float, float, float]:
     numbers = field(annotation, name, list, where)
     if len(numbers) != 4:
         raise InputError(f"{where}: {name} has {len(numbers)} numbers; expected four")

@@ -1,13 +1,18 @@
 """What an annotation tool says of a picture, before it becomes one id map: the seam between readers and painter."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool
 
+from thingstuff.data.drawn.polygons import Placed
 from thingstuff.structures import Size
+
+Content = TypeVar("Content")
+"""A shape as the file has it: an XML element or a JSON object."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,3 +84,63 @@ class DrawingSource(Protocol):
             InputError: The annotation is damaged, or does not fit the picture.
         """
         ...
+
+
+# --- tools that list shapes of a picture ---
+
+
+@dataclass(frozen=True, slots=True)
+class Shape(Generic[Content]):
+    """One shape that is not decoded yet; the other fields are those of its ``Piece``.
+
+    Attributes:
+        content: What the file says of it.
+        where: File, picture and shape, for messages.
+    """
+
+    content: Content
+    category: str
+    group: int | str | None
+    where: str
+    crowd: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ShapedPicture(Generic[Content]):
+    """One picture and its shapes, the lowest first; the other fields are those of its ``Drawing``."""
+
+    image: Path
+    size: Size
+    shapes: tuple[Shape[Content], ...]
+    split: str | None = None
+
+
+@dataclass(frozen=True)
+class ShapeSource(Generic[Content]):
+    """The pictures of an export that lists shapes (a ``DrawingSource``).
+
+    Attributes:
+        categories: In the order of the export.
+        pictures: With their shapes.
+        decode: From what the file says of a shape, the picture's size and where that stands to pixels.
+    """
+
+    categories: tuple[DrawnCategory, ...]
+    pictures: tuple[ShapedPicture[Content], ...]
+    decode: Callable[[Content, Size, str], Placed]
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def read(self, index: int) -> Drawing:
+        """Decode the shapes of one picture.
+
+        Raises:
+            InputError: A shape is damaged, or does not lie in the picture.
+        """
+        picture = self.pictures[index]
+        pieces = [
+            Piece(shape.category, *self.decode(shape.content, picture.size, shape.where), shape.group, shape.crowd)
+            for shape in picture.shapes
+        ]
+        return Drawing(picture.image, picture.size, tuple(pieces), picture.split)

@@ -10,6 +10,7 @@ from jaxtyping import Int32
 from PIL import Image
 
 from thingstuff.data.drawn.drawing import Piece
+from thingstuff.data.drawn.lookup import is_file
 from thingstuff.data.images import locate_segments
 from thingstuff.errors import InputError
 
@@ -54,6 +55,8 @@ def read_label_png(path: Path) -> LabelPng:
         InputError: It is missing or damaged, or of a format that does not keep numbers.
     """
     try:
+        if path.exists() and not is_file(path):  # opening a pipe would wait for ever
+            raise OSError("it is no file")
         with Image.open(path) as image:
             image.load()
             if image.format == "JPEG":

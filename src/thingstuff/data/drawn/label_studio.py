@@ -12,13 +12,12 @@ import re
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from thingstuff.data.drawn.brush_runs import decode_brush
-from thingstuff.data.drawn.drawing import Drawing, DrawnCategory, Piece
+from thingstuff.data.drawn.drawing import DrawnCategory, Shape, ShapedPicture, ShapeSource
 from thingstuff.data.drawn.lookup import (
     field,
     find_picture,
@@ -41,54 +40,8 @@ _UPLOAD_PREFIX = re.compile(r"[0-9a-f]{8}-(.+)")
 """What Label Studio puts before the name of an uploaded picture."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Region:
-    """Results with one id.
-
-    Attributes:
-        category: Its label.
-        value: Geometry, merged from all its results.
-        size: What the results say of the picture.
-        group: Topmost parent in the outliner, where it has parents or children.
-        where: File, task and region, for messages.
-    """
-
-    category: str
-    value: Mapping[str, Any]
-    size: Size
-    group: str | None
-    where: str
-
-
-@dataclass(frozen=True, slots=True)
-class _Task:
-    image: Path
-    size: Size
-    regions: tuple[_Region, ...]
-
-
-@dataclass(frozen=True)
-class LabelStudioSource:
-    """The annotated pictures of an export of Label Studio; made by ``open_label_studio``."""
-
-    categories: tuple[DrawnCategory, ...]
-    tasks: tuple[_Task, ...]
-
-    def __len__(self) -> int:
-        return len(self.tasks)
-
-    def read(self, index: int) -> Drawing:
-        """Decode the regions of one picture.
-
-        Raises:
-            InputError: A region is damaged, or does not lie in the picture.
-        """
-        task = self.tasks[index]
-        pieces = []
-        for region in task.regions:
-            mask, corner = _decode(region.value, region.size, region.where)
-            pieces.append(Piece(region.category, mask, corner, region.group))
-        return Drawing(task.image, task.size, tuple(pieces))
+_Value = Mapping[str, Any]
+"""Geometry of a region, merged from all its results."""
 
 
 # --- opening ---
@@ -111,7 +64,7 @@ def _is_export(path: Path) -> bool:
     return json_begins(path, ("annotations", "result")) and not json_begins(path, ("images", "categories"))
 
 
-def open_label_studio(source: Path) -> LabelStudioSource:
+def open_label_studio(source: Path) -> ShapeSource[_Value]:
     """Open an export of Label Studio and check everything that needs no pixels.
 
     Args:
@@ -129,7 +82,8 @@ def open_label_studio(source: Path) -> LabelStudioSource:
     if not isinstance(document, list):
         raise InputError(f"{path}: holds a {type(document).__name__}, not a list of tasks; export as JSON")
     folders = [path.parent / "images", path.parent, path.parent / "media"]
-    tasks, missing, left_out = [], [], Counter[str]()
+    pictures: list[ShapedPicture[_Value]] = []
+    missing, left_out = [], Counter[str]()
     found: dict[Path, str] = {}
     for position, task in enumerate(document):
         where = f"{path}: task {task.get('id', position + 1) if isinstance(task, dict) else position + 1}"
@@ -144,16 +98,17 @@ def open_label_studio(source: Path) -> LabelStudioSource:
         if image in found:
             raise InputError(f"{where}: its picture is {image}, as that of {found[image]}; keep folders apart, or one")
         found[image] = f"task {task.get('id', position + 1)}"
-        regions = _read_regions(results, where, left_out)
-        tasks.append(_Task(image, _common_size(regions, image), regions))
+        sized = _read_regions(results, where, left_out)
+        size = _common_size(sized) if sized else picture_size(image)
+        pictures.append(ShapedPicture(image, size, tuple(region for region, _ in sized)))
     refuse_missing(missing, path, folders)
-    if not tasks:
+    if not pictures:
         raise InputError(f"{path}: no task has an annotation that was not cancelled; annotate, then export as JSON")
     if left_out:
         listed = ", ".join(f"{count} of the kind {kind}" for kind, count in left_out.items())
         warnings.warn(f"{path}: results without an area are left out: {listed}", stacklevel=2)
-    names = dict.fromkeys(region.category for task in tasks for region in task.regions)
-    return LabelStudioSource(tuple(DrawnCategory(name) for name in names), tuple(tasks))
+    names = dict.fromkeys(region.category for picture in pictures for region in picture.shapes)
+    return ShapeSource(tuple(DrawnCategory(name) for name in names), tuple(pictures), _decode)
 
 
 def _choose_results(task: Any, where: str) -> Sequence[Any] | None:
@@ -170,7 +125,8 @@ def _choose_results(task: Any, where: str) -> Sequence[Any] | None:
     return max(kept, key=lambda entry: entry[0])[1] if kept else None
 
 
-def _read_regions(results: Sequence[Any], where: str, left_out: Counter[str]) -> tuple[_Region, ...]:
+def _read_regions(results: Sequence[Any], where: str, left_out: Counter[str]) -> list[tuple[Shape[_Value], Size]]:
+    """The regions, each with the size of the picture that it was drawn on."""
     merged: dict[str, list[Mapping[str, Any]]] = {}
     for position, result in enumerate(results):
         kind = field(result, "type", str, f"{where}: result {position + 1}")
@@ -203,8 +159,8 @@ def _read_regions(results: Sequence[Any], where: str, left_out: Counter[str]) ->
             raise InputError(f"{here}: drawn on a picture turned in the tool; turn the picture file itself instead")
         first = entries[0]
         size = read_size(first.get("original_height"), first.get("original_width"), f"{here}: original size")
-        regions.append(_Region(labels[0], value, size, _topmost(name, parents), f"{here} ({labels[0]})"))
-    return tuple(regions)
+        regions.append((Shape(value, labels[0], _topmost(name, parents), f"{here} ({labels[0]})"), size))
+    return regions
 
 
 def _topmost(name: str, parents: Mapping[str, str]) -> str | None:
@@ -216,14 +172,12 @@ def _topmost(name: str, parents: Mapping[str, str]) -> str | None:
     return seen[-1]
 
 
-def _common_size(regions: Sequence[_Region], image: Path) -> Size:
-    if not regions:
-        return picture_size(image)
-    size = regions[0].size
-    for region in regions:
-        if region.size != size:
+def _common_size(sized: Sequence[tuple[Shape[_Value], Size]]) -> Size:
+    size = sized[0][1]
+    for region, other in sized:
+        if other != size:
             raise InputError(
-                f"{region.where}: drawn on a picture of {region.size[1]} x {region.size[0]} pixels (width x height), "
+                f"{region.where}: drawn on a picture of {other[1]} x {other[0]} pixels (width x height), "
                 f"others on {size[1]} x {size[0]}; the picture was replaced in between, draw again"
             )
     return size
@@ -245,7 +199,10 @@ def _address(data: Mapping[str, Any], where: str) -> str:
 
 def _path(address: str) -> str:
     """The path in an address: of a local file, an upload, a URL, or an object in a bucket."""
-    parts = urlsplit(address)
+    try:
+        parts = urlsplit(address)
+    except ValueError:  # brackets that belong to no address of IP version 6
+        return address.replace("\\", "/")
     if parts.path.endswith("/data/local-files/") or parts.path.endswith("/data/local-files"):
         return parse_qs(parts.query).get("d", [""])[0].replace("\\", "/")
     # Only the query of a real URL is cut off: names of files may contain question marks.
@@ -266,7 +223,7 @@ def _find(address: str, folders: Sequence[Path], where: str) -> Path | None:
 # --- shapes ---
 
 
-def _decode(value: Mapping[str, Any], size: Size, where: str) -> Placed:
+def _decode(value: _Value, size: Size, where: str) -> Placed:
     if "rle" in value:
         return crop(decode_brush(field(value, "rle", list, where), size, where))
     height, width = size

@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image
 
 from thingstuff.data.drawn.drawing import Drawing, DrawnCategory, Piece
-from thingstuff.data.drawn.lookup import field, json_begins, picture_size, read_json
+from thingstuff.data.drawn.lookup import field, is_file, json_begins, picture_size, read_json, read_size
 from thingstuff.data.drawn.pictures import SUFFIXES
 from thingstuff.data.drawn.polygons import Placed, crop, ellipse, fill_polygons, read_points
 from thingstuff.data.drawn.splitting import split_name
@@ -59,7 +59,7 @@ class LabelmeFiles:
         image = _find_picture(document, path, self.root) or self._write_embedded(document, path)
         height, width = document.get("imageHeight"), document.get("imageWidth")
         known = type(height) is int and type(width) is int and height > 0 and width > 0
-        size = (height, width) if known else picture_size(image)
+        size = read_size(height, width, f"{path}: imageHeight, imageWidth") if known else picture_size(image)
         pieces = [
             piece
             for position, shape in enumerate(shapes)
@@ -79,10 +79,21 @@ class LabelmeFiles:
         content = _decode(data, "imageData", str(path))
         named = PureWindowsPath(str(document.get("imagePath") or "")).name
         suffix = Path(named).suffix if Path(named).suffix.lower() in SUFFIXES else _suffix(content, path)
-        for old in self._folder.iterdir():
-            old.unlink()
-        image = self._folder / f"{Path(named).stem or path.stem}{suffix}"
-        image.write_bytes(content)
+        # The folder's name is seen where two pictures have one name.
+        folder = self._folder / (path.parent.name or "labelme")
+        image = folder / f"{Path(named).stem or path.stem}{suffix}"
+        try:
+            for old in self._folder.iterdir():
+                shutil.rmtree(old)
+            folder.mkdir()
+            image.write_bytes(content)
+        except OSError as error:
+            raise InputError(f"{path}: its picture cannot be written to {folder} ({error.strerror})") from error
+        try:
+            picture_size(image)
+        except InputError as error:
+            # It would name a temporary file.
+            raise InputError(f"{path}: imageData is damaged or no picture; save the file again in labelme") from error
         return image
 
 
@@ -146,7 +157,7 @@ def _find_picture(document: dict[str, Any], path: Path, root: Path) -> Path | No
     elif not document.get("imageData"):
         candidates += [path.with_suffix(suffix) for suffix in sorted(SUFFIXES)]
     inside = root.resolve()
-    return next((file for file in candidates if file.is_file() and file.resolve().is_relative_to(inside)), None)
+    return next((file for file in candidates if is_file(file) and file.resolve().is_relative_to(inside)), None)
 
 
 def _decode(text: str, name: str, where: str) -> bytes:

@@ -128,7 +128,28 @@ def find_picture(name: str, folders: Sequence[Path], where: str) -> Path | None:
     path = PurePosixPath(name.replace("\\", "/"))
     if not path.name or path.is_absolute() or ".." in path.parts or path.parts[0].endswith(":") or "\0" in name:
         raise InputError(f"{where}: the name {name!r} leads out of the export's folder; write a path inside it")
-    return next((folder / path for folder in folders if (folder / path).is_file()), None)
+    return next((folder / path for folder in folders if is_file(folder / path)), None)
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is a file; there is none of a name that is too long for the system."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
+def refuse_repeated(images: Iterable[Path], path: Path) -> None:
+    """Refuse a file that lists a picture twice: each entry would have a part of its annotation.
+
+    Raises:
+        InputError: A picture is in ``images`` more than once.
+    """
+    seen: set[Path] = set()
+    for image in images:
+        if image in seen:
+            raise InputError(f"{path}: lists the picture {image} twice; put its annotation into one entry")
+        seen.add(image)
 
 
 def refuse_missing(missing: Sequence[str], path: Path, folders: Sequence[Path]) -> None:

@@ -25,6 +25,8 @@ def stored_size(path: Path) -> tuple[Size, int]:
         InputError: As for ``read_image``.
     """
     try:
+        if not path.is_file():  # opening a pipe would wait for ever
+            raise OSError("no file")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with Image.open(path) as image:

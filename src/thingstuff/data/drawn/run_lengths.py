@@ -49,7 +49,7 @@ def decompress(text: str, where: str) -> Int64[np.ndarray, " n"]:
     Raises:
         InputError: The text has a character that cannot stand in it, or is cut short.
     """
-    groups = np.frombuffer(text.encode("utf-8"), dtype=np.uint8).astype(np.int64) - 48
+    groups = np.frombuffer(text.encode("utf-8", "surrogatepass"), dtype=np.uint8).astype(np.int64) - 48
     ends = (groups & 32) == 0
     if not groups.size or groups.min() < 0 or groups.max() > 63 or not ends[-1]:
         raise InputError(f"{where}: its compressed run lengths are damaged or cut short; export it again")

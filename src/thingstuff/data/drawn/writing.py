@@ -2,8 +2,9 @@
 
 import os
 import shutil
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,9 @@ from thingstuff.data.drawn.table import LabelTable, NameCounts
 from thingstuff.errors import InputError
 from thingstuff.structures import Size
 
+_WRITERS = 4
+_WAITING = 16
+"""Maps that wait to be written at most, so that memory stays bounded."""
 Progress = Callable[[Iterable[int], str, int], Iterable[int]]
 """Goes through indices while it shows how far it is: indices, what is done, how many."""
 
@@ -132,7 +136,9 @@ def convert_drawings(
         InputError: A picture or its annotation is wrong and errors are not skipped, all are wrong, or something cannot
             be written.
     """
-    aside = out.absolute().with_name(f".{out.absolute().name}.{os.getpid()}.tmp")
+    # Behind a link: the new folder must be on the same disk as the one that it replaces.
+    place = out.resolve()
+    aside = place.with_name(f".{place.name}.{os.getpid()}.tmp")
     try:
         try:
             (aside / "images").mkdir(parents=True)
@@ -147,7 +153,7 @@ def convert_drawings(
         splits = assign_splits([each.name for each in written], [each.split for each in written], conversion.splits)
         summary.pictures = dict(Counter(splits))
         _write_splits(aside, written, splits, table)
-        _swap(aside, out)
+        _swap(aside, place)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return summary
@@ -185,24 +191,31 @@ def _write_pictures(
     progress: Progress,
 ) -> list[_Written]:
     names, written = PictureNames(), []
-    for index in progress(range(len(source)), "converting", len(source)):
-        try:
-            drawing = fit_to_picture(source.read(index))
-            if conversion.split_things:
-                drawing = split_things(drawing, table)
-            painting = paint(drawing, table.by_name, conversion.overlap)
-        except InputError as error:
-            if not conversion.skip_errors:
-                raise
-            summary.problems.append(str(error))
-            continue
-        entry = _Written(names.take(drawing.image), drawing.size, drawing.split, painting)
-        place_picture(drawing.image, aside / "images" / entry.name, conversion.link)
-        save_panoptic_png(painting.panoptic.ids, aside / "maps" / entry.map_name)
-        summary.add(painting)
-        # The map is on disk now; what the JSON file needs is small.
-        slim = replace(painting.panoptic, ids=painting.panoptic.ids[:0])
-        written.append(replace(entry, painting=replace(painting, panoptic=slim)))
+    # Compressing maps is half of the work, and leaves Python to others: it is done by threads.
+    with ThreadPoolExecutor(_WRITERS) as pool:
+        saved: deque[Future[None]] = deque()
+        for index in progress(range(len(source)), "converting", len(source)):
+            try:
+                drawing = fit_to_picture(source.read(index))
+                if conversion.split_things:
+                    drawing = split_things(drawing, table)
+                painting = paint(drawing, table.by_name, conversion.overlap)
+            except InputError as error:
+                if not conversion.skip_errors:
+                    raise
+                summary.problems.append(str(error))
+                continue
+            entry = _Written(names.take(drawing.image), drawing.size, drawing.split, painting)
+            place_picture(drawing.image, aside / "images" / entry.name, conversion.link)
+            saved.append(pool.submit(save_panoptic_png, painting.panoptic.ids, aside / "maps" / entry.map_name))
+            if len(saved) > _WAITING:
+                saved.popleft().result()
+            summary.add(painting)
+            # The JSON file does not need the map, and a view would keep all of it.
+            slim = replace(painting.panoptic, ids=painting.panoptic.ids[:0].copy())
+            written.append(replace(entry, painting=replace(painting, panoptic=slim)))
+        for each in saved:
+            each.result()
     return written
 
 

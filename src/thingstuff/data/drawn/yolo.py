@@ -7,7 +7,8 @@ Coordinates are shares of width and height. Understood layouts: ``data.yaml``, o
 Source: https://docs.ultralytics.com/datasets/segment/
 """
 
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from thingstuff.data.drawn.drawing import Drawing, DrawnCategory, Piece
-from thingstuff.data.drawn.lookup import picture_size
+from thingstuff.data.drawn.label_png import NAME_FILES
+from thingstuff.data.drawn.lookup import is_file, picture_size
 from thingstuff.data.drawn.pictures import SUFFIXES
 from thingstuff.data.drawn.polygons import fill_polygons, read_points
 from thingstuff.errors import InputError
@@ -87,7 +89,18 @@ def open_yolo(source: Path) -> YoloSegmentation:
     ]
     if not pictures:
         raise InputError(f"{path}: no pictures in train, val or test; correct the paths")
+    _warn_of_labels_without_picture([picture for picture, _ in pictures], path)
     return YoloSegmentation(names, tuple(dict.fromkeys(pictures)))
+
+
+def _warn_of_labels_without_picture(pictures: Sequence[Path], path: Path) -> None:
+    used = {label_path(picture) for picture in pictures}
+    # Beside pictures may lie text files of all kinds.
+    folders = sorted({labels.parent for labels in used} - {picture.parent for picture in pictures})
+    unused = [labels for folder in folders for labels in sorted(folder.glob("*.txt")) if labels not in used]
+    unused = [labels for labels in unused if labels.name not in NAME_FILES]
+    if unused:
+        warnings.warn(f"{path}: pictures of {len(unused)} label files are missing, first {unused[0]}", stacklevel=3)
 
 
 def label_path(image: Path) -> Path:
@@ -171,7 +184,7 @@ def _find_pictures(entry: str, root: Any, split: str, path: Path) -> Iterator[Pa
             # Lists of CVAT begin at the folder of data.yaml, those with ./ at the list's own.
             listed = [folder / line.strip() for folder in (place.parent, *named, base)]
             listed.append(base / line.strip().removeprefix("data/"))
-            picture = next((each for each in listed if each.is_file()), None)
+            picture = next((each for each in listed if is_file(each)), None)
             if picture is None:
                 raise InputError(f"{place}: the picture {line.strip()!r} is not there; looked at {listed[0]}")
             yield picture
