@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from thingstuff.checkpoint import BUNDLED, find_checkpoint, load_checkpoint
+from thingstuff.data.scenes import draw_scene
 from thingstuff.predict import load
 from thingstuff.recipes import RECIPES
 
@@ -32,3 +33,14 @@ def test_a_bundled_network_works_offline(name: str) -> None:
     assert {segment.name for segment in result.segments} <= {
         one.name for one in load_checkpoint(name).labels.categories
     }
+
+
+def test_bfloat16_sees_nearly_the_same() -> None:
+    scene = draw_scene(5, 0, (128, 192)).image
+    exact, rounded = load("tiny-scenes")(scene), load("tiny-scenes", precision="bfloat16")(scene)
+    assert exact.ids is not None
+    assert rounded.ids is not None
+    assert exact.semantic is not None
+    assert (exact.semantic == rounded.semantic).mean() > 0.97
+    assert not np.array_equal(exact.instances.scores, rounded.instances.scores)  # pyright: ignore
+    assert abs(len(exact.segments or ()) - len(rounded.segments or ())) <= 2

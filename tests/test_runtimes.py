@@ -58,6 +58,8 @@ def test_auto_takes_the_fastest_installed(
     assert pick("auto") == chosen
     assert pick("auto", on_processor=False) == "torch"
     assert pick("auto", tta=True) == "torch"
+    # ONNX Runtime has no bfloat16.
+    assert pick("auto", "bfloat16") == ("torch" if chosen == "onnx" else chosen)
 
 
 @pytest.mark.parametrize(
@@ -65,8 +67,7 @@ def test_auto_takes_the_fastest_installed(
     [
         (("tensorrt",), "runtime is 'tensorrt'; choose one of torch, compile, onnx, openvino, auto"),
         (("torch", "float16"), "precision is 'float16'; choose one of float32, bfloat16"),
-        (("torch", "bfloat16"), "precision 'bfloat16' is for runtime 'openvino', not 'torch'"),
-        (("onnx", "bfloat16"), "precision 'bfloat16' is for runtime 'openvino', not 'onnx'"),
+        (("onnx", "bfloat16"), "precision 'bfloat16' is not for runtime 'onnx'; leave it out, or use 'openvino'"),
         (("onnx", "float32", False), "runtime 'onnx' runs on the processor; give device='cpu'"),
         (("onnx", "float32", True, True), "tta looks at a picture several times, which runtime 'onnx' cannot"),
         (("compile", "float32", True, True), "tta looks at a picture several times, which runtime 'compile' cannot"),
@@ -129,7 +130,7 @@ def test_arguments_that_do_not_suit_a_file(tiny_checkpoint: Checkpoint, tmp_path
         load(path, runtime="openvino")
     with pytest.raises(InputError, match="tta looks at a picture several times"):
         load(path, tta=True)
-    with pytest.raises(InputError, match="precision 'bfloat16' is for runtime 'openvino'"):
+    with pytest.raises(InputError, match="precision 'bfloat16' is not for runtime 'onnx'"):
         load(path, precision="bfloat16")
     with pytest.raises(InputError, match="network: this model runs an exported graph"):
         _ = load(path).network

@@ -82,6 +82,7 @@ class Model:
             return
         self._network = _made_fast(checkpoint.network()).to(where)
         self._prepare(checkpoint, short_side, max_side, tta)
+        self._bfloat16 = precision == "bfloat16"
         if runtime == "compile":
             self._forward = compiled(self._network)
 
@@ -104,6 +105,7 @@ class Model:
     _network: PanopticSegmenter | None = None
     _file: FileRuntime | None = None
     _forward: Callable[[torch.Tensor, torch.Tensor], Outputs] | None = None
+    _bfloat16: bool = False
 
     @property
     def network(self) -> PanopticSegmenter:
@@ -178,7 +180,8 @@ class Model:
 
     def _look(self, image: Shaped[np.ndarray, "H W C"], size: Size, output_size: Size) -> _Seen:
         """Let torch see."""
-        outputs = self._see(image, size)
+        with torch.autocast(self.network.pixel_mean.device.type, torch.bfloat16, enabled=self._bfloat16):
+            outputs = self._see(image, size)
         fusion, semantic = self.network.fusion, outputs.semantic
         maps = None if fusion is None else fusion(outputs, 0, size, output_size)
         if semantic is None:
@@ -239,7 +242,8 @@ def load(
             ``openvino``: the checkpoint is converted at its first use, and kept; ``auto``: OpenVINO where it is
             installed, else ONNX Runtime, else torch; torch also on other devices than the processor and with `tta`.
             None: torch for a checkpoint; what an exported file is for.
-        precision: Of OpenVINO's arithmetic: ``bfloat16`` is faster on processors that have it, and changes results.
+        precision: Of the arithmetic: ``bfloat16`` is faster where the machine has it, and changes results; not for
+            ``onnx``.
 
     Raises:
         InputError: There is no such checkpoint, it is damaged, or it cannot be fetched; or the runtime is not installed
@@ -255,7 +259,7 @@ def load(
         where = _usable_device(device)
         opened = open_exported(Path(name), runtime, precision, on_processor=where.type == "cpu", tta=tta)
         if isinstance(opened, Checkpoint):
-            return Model(opened, device=device, short_side=short_side, max_side=max_side, tta=tta)
+            return Model(opened, device=device, short_side=short_side, max_side=max_side, tta=tta, precision=precision)
         return Model.of_file(opened, short_side=short_side, max_side=max_side)
     return Model(
         find_and_load_checkpoint(name),

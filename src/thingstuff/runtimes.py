@@ -132,7 +132,8 @@ def pick_runtime(runtime: str, precision: str, *, on_processor: bool, tta: bool)
         raise InputError(f"runtime is {runtime!r}; choose one of {', '.join(get_args(Runtime))}")
     _check_precision(precision)
     if runtime == "auto":
-        kinds: tuple[ExportKind, ...] = ("openvino", "onnx") if on_processor and not tta else ()
+        kinds: tuple[ExportKind, ...] = ("openvino", "onnx") if precision == "float32" else ("openvino",)
+        kinds = kinds if on_processor and not tta else ()
         runtime = next((kind for kind in kinds if not missing_packages(kind)), "torch")
     _check_combination(runtime, precision, on_processor, tta)
     known: Runtime = runtime  # pyright: ignore[reportAssignmentType]
@@ -146,8 +147,8 @@ def _check_combination(runtime: str, precision: str, on_processor: bool, tta: bo
         raise InputError(f"tta looks at a picture several times, which runtime {runtime!r} cannot; use 'torch'")
     if not on_processor and runtime in ("onnx", "openvino"):
         raise InputError(f"runtime {runtime!r} runs on the processor; give device='cpu', or use 'torch' or 'compile'")
-    if precision != "float32" and runtime != "openvino":
-        raise InputError(f"precision {precision!r} is for runtime 'openvino', not {runtime!r}; leave it out")
+    if precision != "float32" and runtime == "onnx":
+        raise InputError(f"precision {precision!r} is not for runtime {runtime!r}; leave it out, or use 'openvino'")
 
 
 def missing_packages(kind: ExportKind) -> list[str]:
@@ -184,7 +185,7 @@ def open_exported(
     Args:
         path: Of the file.
         runtime: What was asked for; None and ``auto``: what the file is for.
-        precision: Of OpenVINO's arithmetic.
+        precision: Of the arithmetic; for torch, the caller sees to it.
         on_processor: Not on a GPU.
         tta: Whether pictures are looked at several times.
 
