@@ -59,13 +59,13 @@ def test_photographs_on_a_processor() -> None:
         "optim.learning_rate": 2.5e-3,
         "schedule.steps": 2500,  # 50 * 400 / 8
         "schedule.repeat_threshold": 0.3,
-        "augmentation.paste": 0.5,
     }
     assert recipe.picture.max_side == recipe.augmentation.max_side == 600
     assert recipe.augmentation.short_sides == (300,)
     assert recipe.augmentation.color == tiny_facades().augmentation.color
     assert (recipe.schedule.evaluate_every, recipe.schedule.warmup_steps) == (250, 40)
     assert recipe.model.backbone == tiny_facades().model.backbone
+    assert recipe.augmentation.paste == 0
 
 
 def test_what_small_recipes_were_found_with_is_chosen_again() -> None:
@@ -174,14 +174,6 @@ def test_without_things_or_stuff() -> None:
     recipe, choices = finetune(no_stuff, PROCESSOR, tiny_facades())
     assert recipe.model.fusion == tiny_facades().model.fusion
     assert (recipe.schedule.repeat_threshold, recipe.augmentation.paste) == (0.0, 0.0)
-
-
-def test_objects_are_pasted_where_a_class_is_rare() -> None:
-    common = replace(PHOTOGRAPHS, class_shares=(1.0, 0.9, 0.5, 0.4))
-    assert finetune(common, PROCESSOR, tiny_facades())[0].augmentation.paste == 0.0
-    one_thing = replace(PHOTOGRAPHS, num_things=1, num_stuff=3)
-    recipe, _ = finetune(one_thing, PROCESSOR, tiny_facades())
-    assert (recipe.schedule.repeat_threshold, recipe.augmentation.paste) == (0.3, 0.0)
 
 
 def test_a_parent_without_branches() -> None:

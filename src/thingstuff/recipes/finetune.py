@@ -30,8 +30,6 @@ _CROWDED = 60
 _CROWDED_SAMPLES = 128
 _STUFF_SHARE = 0.004
 """Of a picture: less is no stuff that anybody would miss; the 400 pixels of `tiny_facades`."""
-_PASTE = 0.5
-"""As in `tiny_facades`."""
 _PROCESSOR_BATCH = 8
 _EPOCHS = 50
 _MANY_CORES = 8
@@ -150,7 +148,7 @@ def finetune(
         batch,
         Choice("optim.learning_rate", rate, f"as {parent.name}, in proportion to the batch"),
         length,
-        *_choose_for_rare_classes(profile),
+        _choose_repeat_threshold(profile),
     )
     changes = _what_follows(profile, parent, size.value, longest, windows, length.value)
     changes |= {choice.field: choice.value for choice in choices}
@@ -173,6 +171,8 @@ def _what_follows(
         "schedule.final_factor": 0.01,
         "schedule.evaluate_every": max(_LEAST_BETWEEN, steps // 10),
         "schedule.early_stopping": None,
+        # Objects on a ground that they never stand on can teach that the ground is another: nuclei lost a third of it.
+        "augmentation.paste": 0.0,
     }
     if windows.field == "augmentation.crop":
         window = min(windows.value)
@@ -298,23 +298,16 @@ def _choose_steps(profile: DataProfile, machine: Machine, batch: int) -> Choice:
     return Choice("schedule.steps", steps, why)
 
 
-def _choose_for_rare_classes(profile: DataProfile) -> list[Choice]:
+def _choose_repeat_threshold(profile: DataProfile) -> Choice:
     shares = sorted(share for share in profile.class_shares if share > 0)
-    threshold = round(min(0.3, 2 * shares[len(shares) // 2]), 3) if len(shares) > 1 else 0.0
+    if len(shares) < 2:
+        return Choice("schedule.repeat_threshold", 0.0, "there is one class")
     # Among many classes each is rare; rare are those that have far less than the others.
-    if not shares or shares[0] >= threshold:
-        why = f"the rarest class is in {shares[0]:.0%} of the pictures" if len(shares) > 1 else "there is one class"
-        return [Choice("schedule.repeat_threshold", 0.0, why), Choice("augmentation.paste", 0.0, why)]
+    threshold = round(min(0.3, 2 * shares[len(shares) // 2]), 3)
+    if shares[0] >= threshold:
+        return Choice("schedule.repeat_threshold", 0.0, f"the rarest class is in {shares[0]:.0%} of the pictures")
     why = f"classes in fewer pictures are shown more often; the rarest is in {shares[0]:.1%}"
-    pasted = _PASTE if profile.num_things > 1 else 0.0
-    return [
-        Choice("schedule.repeat_threshold", threshold, why),
-        Choice(
-            "augmentation.paste",
-            pasted,
-            "their objects come into other pictures" if pasted else "there are not several classes of objects",
-        ),
-    ]
+    return Choice("schedule.repeat_threshold", threshold, why)
 
 
 def _size(profile: DataProfile, percent: int) -> float:

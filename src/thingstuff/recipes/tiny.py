@@ -89,6 +89,7 @@ def tiny_facades() -> Recipe:
         model__region__rpn__aspect_ratios=(0.25, 0.5, 1.0, 2.0, 4.0),
         # Chosen on the validation pictures: smaller patches of stuff are wrong more often than right.
         model__fusion__stuff_area=4096,
+        model__fusion__overlap_threshold=0.3,
         augmentation=AugmentationConfig(
             short_sides=(320,),
             max_side=640,
@@ -119,6 +120,7 @@ def tiny_nuclei() -> Recipe:
         model__region__rpn__num_proposals=(600, 500),
         model__region__rpn__candidates_per_level=(600, 500),
         model__fusion__stuff_area=400,
+        model__fusion__overlap_threshold=0.5,
         augmentation=AugmentationConfig(
             short_sides=(256,),
             max_side=1024,
