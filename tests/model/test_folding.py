@@ -7,7 +7,6 @@ from torch import Tensor, nn
 
 from thingstuff.model.backbone import Backbone
 from thingstuff.model.folding import fold_norms
-from thingstuff.model.layers import conv_norm
 
 EXAMPLE = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
@@ -61,8 +60,8 @@ class TwiceUsed(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv, self.norm = conv_norm(3, 4, 3, "batch", relu=False)
-        self.norm.weight.data.fill_(3)
+        self.conv, self.norm = nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4)
+        nn.init.constant_(self.norm.weight, 3)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         features = self.conv(images)
