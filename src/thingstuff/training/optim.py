@@ -27,8 +27,8 @@ def make_optimizer(network: nn.Module, config: OptimizerConfig, learning_rate: f
             base = learning_rate * factor
             groups.append({"params": parameters, "weight_decay": decay, "lr": base, "base_lr": base})
     if config.kind == "sgd":
-        return torch.optim.SGD(groups, lr=learning_rate, momentum=config.momentum, fused=True)
-    return torch.optim.AdamW(groups, lr=learning_rate, betas=(config.momentum, 0.999), fused=True)
+        return torch.optim.SGD(groups, lr=learning_rate, momentum=config.momentum)
+    return torch.optim.AdamW(groups, lr=learning_rate, betas=(config.momentum, 0.999))
 
 
 def _parameter_groups(network: nn.Module, config: OptimizerConfig) -> list[tuple[list[nn.Parameter], float, float]]:
