@@ -31,13 +31,18 @@ train(
 """
 
 
-def train_in_two_processes(recipe: Recipe, folder: Path, resume: bool = False, stop_after: int = 0) -> None:
+TWO_PROCESSES = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+
+
+def train_elsewhere(
+    launcher: tuple[str, ...], recipe: Recipe, folder: Path, resume: bool = False, stop_after: int = 0
+) -> None:
+    """Train in processes of their own: one without a launcher."""
     script, text = folder.with_suffix(".py"), folder.with_suffix(".json")
     script.write_text(SCRIPT)
     text.write_text(recipe.model_dump_json())
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
-    words = [str(text), str(folder), "resume" if resume else "anew", str(stop_after)]
-    done = subprocess.run([*launch, *words], capture_output=True, text=True, timeout=300)
+    words = [str(script), str(text), str(folder), "resume" if resume else "anew", str(stop_after)]
+    done = subprocess.run([sys.executable, *launcher, *words], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
 
 
@@ -73,9 +78,9 @@ def recipe(tiny_recipe: Recipe) -> Recipe:
 def test_two_processes_give_the_losses_of_one_with_the_whole_batch(recipe: Recipe, tmp_path: Path) -> None:
     """Three steps and an evaluation in two processes, the rest in one: who computes does not matter."""
     train(recipe, Run(tmp_path / "one"))
-    train_in_two_processes(recipe, tmp_path / "two", stop_after=3)
+    train_elsewhere(TWO_PROCESSES, recipe, tmp_path / "two", stop_after=3)
     assert [row["step"] for row in read_rows(tmp_path / "two" / "steps.csv")] == ["1", "2", "3"]
-    train(recipe, Run(tmp_path / "two", resume=True))
+    train_elsewhere((), recipe, tmp_path / "two", resume=True)
     check_equal_runs(tmp_path / "two", tmp_path / "one")
 
 
@@ -83,7 +88,7 @@ def test_two_processes_give_the_losses_of_one_with_the_whole_batch(recipe: Recip
 def test_two_processes_with_frozen_norms_to_the_end(recipe: Recipe, tmp_path: Path) -> None:
     frozen = derive(recipe, model__backbone__norm="frozen_batch")
     train(frozen, Run(tmp_path / "one"))
-    train_in_two_processes(frozen, tmp_path / "two")
+    train_elsewhere(TWO_PROCESSES, frozen, tmp_path / "two")
     check_equal_runs(tmp_path / "two", tmp_path / "one")
 
 
@@ -92,7 +97,7 @@ def test_two_processes_with_batch_norm_go_on_exactly(recipe: Recipe, tmp_path: P
     """Norms see other pictures in each process; what is judged, saved and gone on with is the first one's."""
     norms = {f"model__{part}__norm": "batch" for part in ("backbone", "neck", "semantic", "region__mask_head")}
     batch_norm = derive(recipe, **norms)
-    train_in_two_processes(batch_norm, tmp_path / "whole")
-    train_in_two_processes(batch_norm, tmp_path / "parts", stop_after=1)
-    train_in_two_processes(batch_norm, tmp_path / "parts", resume=True)
+    train_elsewhere(TWO_PROCESSES, batch_norm, tmp_path / "whole")
+    train_elsewhere(TWO_PROCESSES, batch_norm, tmp_path / "parts", stop_after=1)
+    train_elsewhere(TWO_PROCESSES, batch_norm, tmp_path / "parts", resume=True)
     check_equal_runs(tmp_path / "parts", tmp_path / "whole")

@@ -1,0 +1,79 @@
+"""On a graph of a few steps: learned features, regions pooled from them, and a learned layer on top."""
+
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+
+onnx = pytest.importorskip("onnx")
+openvino = pytest.importorskip("openvino")
+
+from onnx import TensorProto, helper, numpy_helper  # noqa: E402
+
+from thingstuff.export.openvino_file import write_openvino_file  # noqa: E402
+
+WIDTH, CHANNELS = 1024, 16
+
+
+@pytest.fixture
+def pooling(tmp_path: Path) -> Path:
+    generator = np.random.default_rng(0)
+    constants = {
+        "kernel": generator.normal(size=(CHANNELS, CHANNELS, 1, 1)),
+        "shift": np.full(4, 0.25),
+        "weight": generator.normal(size=(CHANNELS * 4, 8)) / 8,
+    }
+    align = {"output_height": 2, "output_width": 2, "sampling_ratio": 2, "coordinate_transformation_mode": "half_pixel"}
+    nodes = [
+        helper.make_node("Conv", ["pixels", "kernel"], ["features"]),
+        helper.make_node("Add", ["regions", "shift"], ["shifted"]),
+        helper.make_node("RoiAlign", ["features", "shifted", "pictures"], ["pooled"], **align),
+        helper.make_node("Flatten", ["pooled"], ["flat"]),
+        helper.make_node("MatMul", ["flat", "weight"], ["scores"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "pooling",
+        [
+            helper.make_tensor_value_info("pixels", TensorProto.FLOAT, (1, CHANNELS, 8, WIDTH)),
+            helper.make_tensor_value_info("regions", TensorProto.FLOAT, (None, 4)),
+            helper.make_tensor_value_info("pictures", TensorProto.INT64, (None,)),
+        ],
+        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, (None, 8))],
+        [numpy_helper.from_array(array.astype(np.float32), name) for name, array in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    onnx.checker.check_model(model)
+    onnx.save(model, tmp_path / "pooling.onnx")
+    write_openvino_file(tmp_path / "pooling.onnx", {"credit": "nobody's"}, tmp_path / "pooling.xml")
+    return tmp_path / "pooling.xml"
+
+
+def run(path: Path, precision: str) -> np.ndarray:
+    """Regions of 3 pixels, at every place of a wide map."""
+    left = np.arange(0, WIDTH - 4, 7, dtype=np.float32)
+    edges = np.zeros_like(left)
+    pixels = np.random.default_rng(1).normal(size=(1, CHANNELS, 8, WIDTH)).astype(np.float32)
+    inputs = {
+        "pixels": pixels,
+        "regions": np.stack([left, edges + 2, left + 3, edges + 5], axis=1),
+        "pictures": np.zeros(len(left), dtype=np.int64),
+    }
+    compiled = openvino.Core().compile_model(
+        openvino.Core().read_model(path), "CPU", {"INFERENCE_PRECISION_HINT": precision}
+    )
+    return compiled(inputs)["scores"]
+
+
+def test_coordinates_stay_exact_where_layers_are_computed_in_bfloat16(pooling: Path) -> None:
+    exact, coarse = run(pooling, "f32"), run(pooling, "bf16")
+    # A region that lay a pixel further would give quite other numbers.
+    np.testing.assert_allclose(coarse, exact, atol=0.05 * exact.std())
+
+
+def test_what_is_marked(pooling: Path) -> None:
+    layers = ElementTree.parse(pooling).getroot().findall("layers/layer")
+    exact = {layer.get("type") for layer in layers if layer.find("rt_info/attribute[@name='precise']") is not None}
+    assert exact == {"Add", "Clamp", "ROIAlign"}
+    assert openvino.Core().read_model(pooling).get_rt_info(["thingstuff", "credit"]).astype(str) == "nobody's"
