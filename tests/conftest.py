@@ -1,12 +1,14 @@
 """A network small enough to be trained for a few steps within seconds, which several test files share."""
 
 import os
+from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
 
+from shell import Shell, make_shell
 from thingstuff.checkpoint import Checkpoint
 from thingstuff.data.scenes import SCENES
 from thingstuff.model.build import build_network
@@ -51,3 +53,10 @@ def tiny_checkpoint(tiny_recipe: Recipe) -> Checkpoint:
     torch.manual_seed(0)
     network = build_network(tiny_recipe, SCENES)
     return Checkpoint(network.state_dict(), tiny_recipe, SCENES, {"pq": 0.5}, "nobody's")
+
+
+@pytest.fixture
+def shell(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shell:
+    """Runs a command line in this process, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    return make_shell(capsys)

@@ -2,11 +2,8 @@
 
 import json
 import resource
-import shlex
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from shell import Finished, Shell
 from thingstuff import __version__, cli, commands, demo
 from thingstuff.checkpoint import Checkpoint, save_checkpoint
 from thingstuff.data.coco import panoptic_annotation, panoptic_truth, save_panoptic_png, write_json
@@ -26,35 +24,6 @@ HEAVY = ("torch", "pydantic", "tyro", "numpy", "PIL")
 SHORT = "--optim.batch-size 2 --schedule.steps 2 --schedule.warmup-steps 1 --source.train-count 4 --source.val-count 1"
 
 
-@dataclass(frozen=True)
-class Finished:
-    """What a command left behind."""
-
-    code: int
-    out: str
-    err: str
-
-
-Shell = Callable[..., Finished]
-
-
-@pytest.fixture
-def shell(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shell:
-    """Runs a command line in this process, in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(line: str, *more: str | Path) -> Finished:
-        try:
-            code = cli.main([*shlex.split(line), *map(str, more)])
-        except SystemExit as stop:  # how the parser of options ends
-            code = stop.code
-        assert isinstance(code, int)
-        captured = capsys.readouterr()
-        return Finished(code, captured.out, captured.err)
-
-    return run
-
-
 @pytest.fixture(scope="session")
 def checkpoint(tiny_checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file with a very small network with random weights."""
@@ -64,14 +33,9 @@ def checkpoint(tiny_checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFac
 
 
 def assert_refused(finished: Finished, *parts: str) -> None:
-    """Wrong input: exit code 2, and one line that has all ``parts``."""
-    assert finished.code == 2
+    """Wrong input, and nothing else said than the one line."""
+    finished.assert_refused(*parts)
     assert finished.out == ""
-    assert finished.err.count("\n") == 1
-    assert finished.err.startswith("thingstuff: ")
-    assert "Traceback" not in finished.err
-    for part in parts:
-        assert part in finished.err
 
 
 # --- start ---

@@ -1,56 +1,15 @@
 """The verb `data` and its action `convert`, as a person meets them."""
 
 import json
-import shlex
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
-from thingstuff import cli
+from shell import Shell
 from thingstuff.commands import data as data_verb
 from thingstuff.data.coco import open_coco_panoptic
-
-
-@dataclass(frozen=True)
-class Finished:
-    """What a command left behind."""
-
-    code: int
-    out: str
-    err: str
-
-
-Shell = Callable[..., Finished]
-
-
-@pytest.fixture
-def shell(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shell:
-    """Runs a command line in this process, in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(line: str) -> Finished:
-        try:
-            code = cli.main(shlex.split(line))
-        except SystemExit as stop:  # how the parser of options ends
-            code = stop.code
-        assert isinstance(code, int)
-        captured = capsys.readouterr()
-        return Finished(code, captured.out, captured.err)
-
-    return run
-
-
-def refused(finished: Finished, *parts: str) -> None:
-    """Wrong input: exit code 2, and one line that has all ``parts``."""
-    assert finished.code == 2
-    assert finished.err.count("\n") == 1
-    assert finished.err.startswith("thingstuff: ")
-    for part in parts:
-        assert part in finished.err
 
 
 def shape(label: str, x1: float, y1: float, x2: float, y2: float, kind: str = "rectangle") -> dict[str, Any]:
@@ -94,8 +53,10 @@ def test_every_action_explains_itself(shell: Shell, action: str):
 
 
 def test_a_missing_and_an_unknown_action(shell: Shell):
-    refused(shell("data"), "an action is missing; write `thingstuff data` and one of check, convert, prepare, show")
-    refused(shell("data chek"), "there is no action 'chek'")
+    shell("data").assert_refused(
+        "an action is missing; write `thingstuff data` and one of check, convert, prepare, show"
+    )
+    shell("data chek").assert_refused("there is no action 'chek'")
     assert callable(data_verb)
 
 
@@ -104,8 +65,7 @@ def test_a_missing_and_an_unknown_action(shell: Shell):
 
 def test_from_labelme_to_a_data_set(shell: Shell, drawn: Path, tmp_path: Path):
     asked = shell("data convert drawn sets/mine --overlap last-wins")
-    refused(
-        asked,
+    asked.assert_refused(
         "edit sets/labels.toml, which has all 2 classes with a guess, and run again with --labels sets/labels.toml",
     )
     assert asked.out == "drawn: labelme JSON; pictures: 2, classes: 2\n"
@@ -113,8 +73,8 @@ def test_from_labelme_to_a_data_set(shell: Shell, drawn: Path, tmp_path: Path):
     table = (tmp_path / "sets/labels.toml").read_text()
     assert "[road]\nthing = false  # a guess; objects: 2, pictures: 2, share of each: 50 %" in table
 
-    refused(
-        shell("data convert drawn sets/mine --overlap last-wins"), "sets/labels.toml is there already; take it with"
+    shell("data convert drawn sets/mine --overlap last-wins").assert_refused(
+        "sets/labels.toml is there already; take it with"
     )
     assert (tmp_path / "sets/labels.toml").read_text() == table
 
@@ -138,8 +98,8 @@ def test_the_check_finds_nothing_wrong(shell: Shell, drawn: Path, tmp_path: Path
 
 def test_a_table_with_missing_names(shell: Shell, drawn: Path, tmp_path: Path):
     (tmp_path / "labels.toml").write_text("[road]\nthing = false\n")
-    refused(
-        shell("data convert drawn out --labels labels.toml"), 'labels.toml: 1 names of the source are missing: "car"'
+    shell("data convert drawn out --labels labels.toml").assert_refused(
+        'labels.toml: 1 names of the source are missing: "car"'
     )
 
 
@@ -158,8 +118,7 @@ def test_renamed_and_ignored(shell: Shell, drawn: Path, tmp_path: Path):
 
 def test_overlap_is_an_error_unless_somebody_says_who_wins(shell: Shell, drawn: Path, tmp_path: Path):
     (tmp_path / "labels.toml").write_text(LABELS)
-    refused(
-        shell("data convert drawn out --labels labels.toml"),
+    shell("data convert drawn out --labels labels.toml").assert_refused(
         "b.jpg: shape 2 ('car') covers 6 pixels of shape 1 ('road'); say who keeps them: --overlap",
     )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["drawn", "labels.toml"]
@@ -191,19 +150,23 @@ def test_splits_and_replacing(shell: Shell, drawn: Path, tmp_path: Path):
     (tmp_path / "labels.toml").write_text(LABELS)
     line = "data convert drawn out --overlap last-wins --labels labels.toml"
     assert "pictures: 2 test;" in shell(f"{line} --split test").out
-    refused(shell(f"{line} --val-share 0.5"), "out: is not empty")
+    shell(f"{line} --val-share 0.5").assert_refused("out: is not empty")
     assert "pictures: 1 train, 1 val;" in shell(f"{line} --val-share 0.5 --overwrite --link").out
     assert not (tmp_path / "out/panoptic_test.json").exists()
     assert (tmp_path / "out/images/a.jpg").samefile(drawn / "a.jpg")
-    refused(shell(f"{line} --split a/b --overwrite"), "--split 'a/b'")
-    refused(shell(f"{line} --val-share 7 --overwrite"), "--val-share 7.0")
+    shell(f"{line} --split a/b --overwrite").assert_refused("--split 'a/b'")
+    shell(f"{line} --val-share 7 --overwrite").assert_refused("--val-share 7.0")
 
 
 def test_formats_that_cannot_be(shell: Shell, drawn: Path):
-    refused(shell("data convert drawn out --from coko"), "--from coko: there is no such format; did you mean coco?")
-    refused(shell("data convert drawn out --from cvat"), "drawn")
-    refused(shell("data convert drawn out --split-things"), "--split-things: labelme JSON tell objects apart already")
-    refused(shell("data convert absent out"), "absent: there is no such file")
+    shell("data convert drawn out --from coko").assert_refused(
+        "--from coko: there is no such format; did you mean coco?"
+    )
+    shell("data convert drawn out --from cvat").assert_refused("drawn")
+    shell("data convert drawn out --split-things").assert_refused(
+        "--split-things: labelme JSON tell objects apart already"
+    )
+    shell("data convert absent out").assert_refused("absent: there is no such file")
 
 
 def test_semantic_png_files_need_a_word_on_their_things(shell: Shell, tmp_path: Path):
@@ -215,8 +178,7 @@ def test_semantic_png_files_need_a_word_on_their_things(shell: Shell, tmp_path: 
         image.save(tmp_path / f"drawn/{folder}/a.{suffix}")
     (tmp_path / "drawn/classes.txt").write_text("road\ncar\n")
     (tmp_path / "labels.toml").write_text(LABELS)
-    refused(
-        shell("data convert drawn out --labels labels.toml"),
+    shell("data convert drawn out --labels labels.toml").assert_refused(
         "'car' is a thing, but semantic PNG files do not tell its objects apart; make every connected part an object",
     )
     done = shell("data convert drawn out --labels labels.toml --split-things")

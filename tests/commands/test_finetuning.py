@@ -1,9 +1,6 @@
 """`train finetune` from the command line: what it chooses, says, and leaves behind, on data of every kind."""
 
 import json
-import shlex
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from thingstuff import cli, published
+from shell import Shell
+from thingstuff import published
 from thingstuff.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from thingstuff.commands import finetuning
 from thingstuff.errors import InputError
@@ -27,35 +25,6 @@ SMALL = (
 GROUND = {"id": 1, "name": "ground", "isthing": 0}
 WATER = {"id": 2, "name": "water", "isthing": 0}
 BALL = {"id": 3, "name": "ball", "isthing": 1}
-
-
-@dataclass(frozen=True)
-class Finished:
-    """What a command left behind."""
-
-    code: int
-    out: str
-    err: str
-
-
-Shell = Callable[[str], Finished]
-
-
-@pytest.fixture
-def shell(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shell:
-    """Runs a command line in this process, in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(line: str) -> Finished:
-        try:
-            code = cli.main(shlex.split(line))
-        except SystemExit as stop:  # how the parser of options ends
-            code = stop.code
-        assert isinstance(code, int)
-        captured = capsys.readouterr()
-        return Finished(code, captured.out, captured.err)
-
-    return run
 
 
 def write(root: Path, shape: tuple[int, ...], dtype: str, suffix: str, categories: list[dict[str, Any]]) -> Path:
