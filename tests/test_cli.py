@@ -2,6 +2,7 @@
 
 import json
 import resource
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -39,6 +40,12 @@ def assert_refused(finished: Finished, *parts: str) -> None:
 
 
 # --- start ---
+
+
+def test_signals_are_handled_as_before_afterwards(shell: Shell) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    assert shell("recipes").code == 0
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def loaded_modules(code: str) -> list[str]:

@@ -5,7 +5,8 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from thingstuff import __version__
 from thingstuff.errors import InputError, InterruptedWork
@@ -52,11 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = [word for word in words if word != "--debug"]
     if words[:1] == ["help"] and words[1:]:
         words = [words[1], "--help"]
-    # A service manager's stop is a person's Ctrl-C: what is done is written before the end.
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        code = _answer(words)
+        with _stop_like_interrupt():
+            code = _answer(words)
         sys.stdout.flush()
         return code
     except InputError as error:
@@ -72,6 +71,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:  # the last resort: one line instead of a traceback
         text = " ".join(str(error).split()) or type(error).__name__
         return _complain(f"{type(error).__name__}: {text} (run again with --debug to see where)", FAILED, debug)
+
+
+@contextmanager
+def _stop_like_interrupt() -> Iterator[None]:
+    """A service manager's stop is a person's Ctrl-C: what is done is written before the end."""
+    if threading.current_thread() is not threading.main_thread():  # only there can signals be handled
+        yield
+        return
+    usual = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, usual or signal.SIG_DFL)
 
 
 def _answer(words: list[str]) -> int:

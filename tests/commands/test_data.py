@@ -198,3 +198,15 @@ def test_a_source_that_says_everything_needs_no_table(shell: Shell, tmp_path: Pa
     assert done.code == 0
     assert "   1  car    thing         1        15.00 %" in done.out
     assert "1 shapes are too thin to hold the centre of a pixel and are left out" in done.out
+
+
+def test_ctrl_c_leaves_everything_as_it_was(shell: Shell, drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    (tmp_path / "labels.toml").write_text("[road]\nthing = false\n[car]\nthing = true\n")
+    monkeypatch.setattr("thingstuff.data.drawn.writing.paint", interrupted)
+    finished = shell("data convert drawn out --labels labels.toml --overlap last-wins")
+    assert finished.code == 1
+    assert finished.err == "thingstuff: interrupted; out is as it was before, so convert again\n"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["drawn", "labels.toml"]

@@ -17,7 +17,7 @@ from thingstuff.data.drawn.painting import Overlap
 from thingstuff.data.drawn.splitting import SplitChoice
 from thingstuff.data.drawn.table import LabelTable, read_table, table_of_source, write_table
 from thingstuff.data.drawn.writing import Conversion, Summary, check_out, convert_drawings, count_names
-from thingstuff.errors import InputError
+from thingstuff.errors import InputError, InterruptedWork
 from thingstuff.progress import track
 
 _SHOWN = 10
@@ -78,7 +78,10 @@ def convert(words: list[str]) -> int:
         if not options.json:
             say(f"{options.source}: {found.title}; pictures: {len(source)}, classes: {len(source.categories)}")
         table = _find_table(options, found, source)
-        summary = convert_drawings(source, table, options.out, conversion, track)
+        try:
+            summary = convert_drawings(source, table, options.out, conversion, track)
+        except KeyboardInterrupt:
+            raise InterruptedWork(f"interrupted; {options.out} is as it was before, so convert again") from None
     _warn_all(summary.problems)
     if options.json:
         say_json(_to_json(summary, found, table))

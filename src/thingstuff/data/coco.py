@@ -30,7 +30,7 @@ from thingstuff.data.coco_json import (
 from thingstuff.data.images import locate_segments, read_id_map, read_picture
 from thingstuff.data.layouts import PanopticFiles, find_panoptic
 from thingstuff.errors import InputError
-from thingstuff.labels import LabelSet
+from thingstuff.labels import Category, LabelSet
 from thingstuff.structures import (
     VOID_ID,
     OverlappingInstances,
@@ -247,21 +247,33 @@ def truth_to_panoptic(truth: Truth, labels: LabelSet) -> Panoptic:
     located = locate_segments(truth.ids, [segment.id for segment in listed])
     segments = []
     for segment, area, box in zip(listed, located.areas.tolist(), located.boxes.tolist(), strict=True):
-        category, (left, top, right, bottom) = labels.categories[segment.label], box
         if area:
-            segments.append(
-                Segment(
-                    id=segment.id,
-                    category_id=category.id,
-                    name=category.name,
-                    isthing=category.isthing,
-                    score=None,
-                    area=area,
-                    bbox=(left, top, right - left, bottom - top),
-                    iscrowd=segment.crowd,
-                )
-            )
+            category = labels.categories[segment.label]
+            segments.append(annotated_segment(segment.id, category, area, box, crowd=segment.crowd))
     return Panoptic(truth.ids, tuple(segments))
+
+
+def annotated_segment(identity: int, category: Category, area: int, box: Sequence[int], *, crowd: bool) -> Segment:
+    """A segment as an annotation lists it.
+
+    Args:
+        identity: Its value in the id map.
+        category: What it is of.
+        area: Pixels.
+        box: ``xyxy``, in pixels of the map.
+        crowd: Whether it is a group of objects.
+    """
+    left, top, right, bottom = box
+    return Segment(
+        id=identity,
+        category_id=category.id,
+        name=category.name,
+        isthing=category.isthing,
+        score=None,
+        area=area,
+        bbox=(left, top, right - left, bottom - top),
+        iscrowd=crowd,
+    )
 
 
 def save_panoptic_png(ids: Int32[np.ndarray, "H W"], path: Path) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int32, Int64, Shaped, UInt8
+from jaxtyping import Int32, Int64, Integer, Shaped, UInt8
 from PIL import ExifTags, Image, TiffImagePlugin
 
 from thingstuff.errors import InputError
@@ -275,24 +275,58 @@ def locate_segments(ids: Int32[np.ndarray, "H W"], segment_ids: Sequence[int]) -
         ids: Segment id of every pixel.
         segment_ids: Distinct ids of the segments to find.
     """
-    # Everything is counted on runs of equal pixels in a row, some hundred times fewer than pixels.
-    height, width = ids.shape
-    pixels = ids.ravel()
+    runs = find_runs(ids)
+    position = {identity: row for row, identity in enumerate(segment_ids, start=1)}
+    rows = np.array([position.get(value, 0) for value in runs.values.tolist()], dtype=np.int32)
+    index = rows[runs.of_value]
+    areas, boxes = runs.measure(index, len(segment_ids) + 1)
+    return LocatedSegments(np.repeat(index, runs.lengths).reshape(ids.shape), areas[1:], boxes[1:])
+
+
+@dataclass(frozen=True, slots=True)
+class Runs:
+    """Runs of equal pixels within the rows of a map: what is counted on them is counted some hundred times faster.
+
+    Attributes:
+        width: Of the map.
+        starts: Number of the first pixel, row by row.
+        lengths: Pixels.
+        values: The different values, ascending.
+        of_value: Which of them a run has.
+    """
+
+    width: int
+    starts: Int64[np.ndarray, " R"]
+    lengths: Int64[np.ndarray, " R"]
+    values: Int32[np.ndarray, " V"]
+    of_value: Int64[np.ndarray, " R"]
+
+    def measure(
+        self, group: Integer[np.ndarray, " R"], count: int
+    ) -> tuple[Int64[np.ndarray, " count"], Int64[np.ndarray, "count 4"]]:
+        """Areas and ``xyxy`` boxes of groups of runs; zeros for a group without any.
+
+        Args:
+            group: Of every run.
+            count: Groups.
+        """
+        areas = np.bincount(group, weights=self.lengths, minlength=count).astype(np.int64)
+        rows, columns = np.divmod(self.starts, self.width)
+        boxes = np.tile(np.array([np.iinfo(np.int64).max] * 2 + [0, 0]), (count, 1))
+        np.minimum.at(boxes[:, 0], group, columns)
+        np.minimum.at(boxes[:, 1], group, rows)
+        np.maximum.at(boxes[:, 2], group, columns + self.lengths)
+        np.maximum.at(boxes[:, 3], group, rows + 1)
+        boxes[areas == 0] = 0
+        return areas, boxes
+
+
+def find_runs(ids: Int32[np.ndarray, "H W"]) -> Runs:
+    """Cut a map into runs."""
+    width, pixels = ids.shape[1], ids.ravel()
     begins = np.ones(pixels.size, dtype=bool)
     np.not_equal(pixels[1:], pixels[:-1], out=begins[1:])
     begins[::width] = True
     starts = np.flatnonzero(begins)
-    lengths = np.diff(starts, append=pixels.size)
-    values, inverse = np.unique(pixels[starts], return_inverse=True)
-    position = {identity: row for row, identity in enumerate(segment_ids, start=1)}
-    index = np.array([position.get(value, 0) for value in values.tolist()], dtype=np.int32)[inverse]
-
-    areas = np.bincount(index, weights=lengths, minlength=len(segment_ids) + 1).astype(np.int64)
-    rows, columns = np.divmod(starts, width)
-    boxes = np.tile(np.array([width, height, 0, 0]), (len(areas), 1))
-    np.minimum.at(boxes[:, 0], index, columns)
-    np.minimum.at(boxes[:, 1], index, rows)
-    np.maximum.at(boxes[:, 2], index, columns + lengths)
-    np.maximum.at(boxes[:, 3], index, rows + 1)
-    boxes[areas == 0] = 0
-    return LocatedSegments(np.repeat(index, lengths).reshape(ids.shape), areas[1:], boxes[1:])
+    values, of_value = np.unique(pixels[starts], return_inverse=True)
+    return Runs(width, starts, np.diff(starts, append=pixels.size), values, of_value)

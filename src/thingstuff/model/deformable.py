@@ -13,6 +13,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torchvision.ops import deform_conv2d
 
+from thingstuff.model.layers import has_own_steps
+
 _SAMPLES_AT_ONCE = 2**24
 """Numbers: 64 MB in float32. All samples of a picture are nine times its features."""
 
@@ -67,8 +69,7 @@ class DeformableConv2d(nn.Module):
         with exactly:
             exact = features.to(self.weight.dtype)
             offset = self.offset(exact)
-            by_sampling = kind == "cpu" and not torch.compiler.is_compiling()
-            convolve = deform_conv2d_by_sampling if by_sampling else deform_conv2d
+            convolve = deform_conv2d_by_sampling if has_own_steps(exact) else deform_conv2d
             result = convolve(exact, offset, self.weight, self.bias, self.stride, self.padding, self.dilation)
         return result.to(features.dtype)
 

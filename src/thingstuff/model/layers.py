@@ -3,6 +3,7 @@
 import math
 from typing import assert_never
 
+import torch
 from torch import Tensor, nn
 
 from thingstuff.structures import NormKind
@@ -34,6 +35,11 @@ def conv_norm(in_channels: int, out_channels: int, kernel_size: int, norm: NormK
     if relu:
         layers.append(nn.ReLU(inplace=True))
     return nn.Sequential(*layers)
+
+
+def has_own_steps(features: Tensor) -> bool:
+    """Whether this package's steps are the faster ones: on processors, and not in a graph, which has its operators."""
+    return features.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 def init_msra(module: nn.Module) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torchvision.ops import roi_align
 
 from thingstuff.model import boxes as box_ops
+from thingstuff.model.layers import has_own_steps
 from thingstuff.model.roi_align import roi_align_pyramid
 from thingstuff.structures import LevelFusion, Pyramid
 
@@ -66,7 +67,7 @@ class AssignedLevelPool(nn.Module):
         if self.inclusive_boxes:
             regions = regions - regions.new_tensor((0, 0, 0, 1, 1))
         features = [pyramid.features[stride].float() for stride in self.strides]  # bfloat16 cannot say where a box is
-        if features[0].device.type == "cpu" and not torch.compiler.is_compiling():
+        if has_own_steps(features[0]):
             return roi_align_pyramid(
                 features, regions, level, self.size, self.strides, self.sampling_ratio, self.aligned
             )
@@ -149,7 +150,7 @@ class AdaptivePool(nn.Module):
             stride: Of the level.
         """
         features = features.float()  # bfloat16 cannot say where a box is
-        if features.device.type == "cpu" and not torch.compiler.is_compiling():
+        if has_own_steps(features):
             level = torch.zeros_like(regions[:, 0], dtype=torch.int64)
             return roi_align_pyramid([features], regions, level, self.size, [stride], self.sampling_ratio, self.aligned)
         return roi_align(features, regions, self.size, 1 / stride, self.sampling_ratio, self.aligned)

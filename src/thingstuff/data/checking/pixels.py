@@ -21,6 +21,7 @@ from thingstuff.data.checking.photo import (
 )
 from thingstuff.data.checking.records import ListedSegment, shown
 from thingstuff.data.coco_json import MAX_ID
+from thingstuff.data.images import find_runs
 from thingstuff.structures import VOID_ID, Size
 
 TINY = 10
@@ -146,24 +147,10 @@ def read_map(path: str) -> Int32[np.ndarray, "H W"]:
 
 def count_ids(ids: Int32[np.ndarray, "H W"]) -> CountedIds:
     """Find all ids of a map with their areas and boxes."""
-    # On runs of equal pixels in a row, some hundred times fewer than pixels.
-    height, width = ids.shape
-    pixels = ids.ravel()
-    begins = np.ones(pixels.size, dtype=bool)
-    np.not_equal(pixels[1:], pixels[:-1], out=begins[1:])
-    begins[::width] = True
-    starts = np.flatnonzero(begins)
-    lengths = np.diff(starts, append=pixels.size)
-    values, inverse = np.unique(pixels[starts], return_inverse=True)
-    areas = np.bincount(inverse, weights=lengths, minlength=len(values)).astype(np.int64)
-    rows, columns = np.divmod(starts, width)
-    low = np.tile(np.array([width, height]), (len(values), 1))
-    high = np.zeros((len(values), 2), dtype=np.int64)
-    np.minimum.at(low[:, 0], inverse, columns)
-    np.minimum.at(low[:, 1], inverse, rows)
-    np.maximum.at(high[:, 0], inverse, columns + lengths)
-    np.maximum.at(high[:, 1], inverse, rows + 1)
-    return CountedIds(values.astype(np.int64), areas, np.concatenate([low, high - low], axis=1))
+    runs = find_runs(ids)
+    areas, boxes = runs.measure(runs.of_value, len(runs.values))
+    boxes[:, 2:] -= boxes[:, :2]
+    return CountedIds(runs.values.astype(np.int64), areas, boxes)
 
 
 def same_box(listed: Sequence[int | float], counted: Sequence[int]) -> bool:

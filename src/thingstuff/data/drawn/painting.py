@@ -6,6 +6,7 @@ from typing import Literal
 
 import numpy as np
 
+from thingstuff.data.coco import annotated_segment
 from thingstuff.data.drawn.drawing import Drawing, Piece
 from thingstuff.data.drawn.polygons import unite
 from thingstuff.data.images import locate_segments
@@ -171,17 +172,5 @@ def _finish(rows: np.ndarray, owners: list[_Owner]) -> Painting:
         if area == 0:
             continue
         ids[row + 1] = len(segments) + 1
-        category, (left, top, right, bottom) = owner.category, box
-        segments.append(
-            Segment(
-                id=len(segments) + 1,
-                category_id=category.id,
-                name=category.name,
-                isthing=category.isthing,
-                score=None,
-                area=area,
-                bbox=(left, top, right - left, bottom - top),
-                iscrowd=owner.crowd,
-            )
-        )
+        segments.append(annotated_segment(len(segments) + 1, owner.category, area, box, crowd=owner.crowd))
     return Painting(Panoptic(ids[rows], tuple(segments)), lost, hidden, empty)
