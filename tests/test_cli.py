@@ -6,15 +6,16 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from shell import Finished, Shell
-from thingstuff import __version__, cli, commands, demo
+from thingstuff import __version__, cli, commands, demo, runtimes
 from thingstuff.checkpoint import Checkpoint, save_checkpoint
+from thingstuff.commands import networks
 from thingstuff.data.coco import panoptic_annotation, panoptic_truth, save_panoptic_png, write_json
 from thingstuff.data.scenes import SCENES, SceneSource
 from thingstuff.recipe import Recipe
@@ -254,6 +255,24 @@ def test_predict_says_what_is_wrong_with_its_input(shell: Shell, checkpoint: Pat
     named = shell(f"predict {checkpoint} notes.txt --out o")
     assert named.code == 1
     assert "notes.txt" in named.err
+
+
+def test_predict_and_evaluate_in_bfloat16(shell: Shell, checkpoint: Path):
+    make_pictures(Path("in"), "a.png")
+    assert shell(f"predict {checkpoint} in --out maps --runtime torch --precision bfloat16").code == 0
+    assert len(predicted(Path("maps"))["images"]) == 1
+    assert_refused(
+        shell(f"predict {checkpoint} in --out maps --runtime onnx --precision bfloat16"),
+        "precision 'bfloat16' is not for runtime 'onnx'",
+    )
+    finished = shell(f"evaluate {checkpoint} --precision bfloat16 --json")
+    assert finished.code == 0
+    assert json.loads(finished.out).keys() >= {"pq"}
+
+
+def test_runtimes_and_precisions_have_the_same_names_everywhere():
+    assert get_args(networks.RuntimeName) == get_args(runtimes.Runtime)
+    assert get_args(networks.PrecisionName) == get_args(runtimes.Precision)
 
 
 def test_predict_without_a_picture_is_wrong_input(shell: Shell, checkpoint: Path):

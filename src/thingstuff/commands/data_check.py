@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from thingstuff.cli import FAILED, SUCCESS
 from thingstuff.commands.terminal import parse, say, say_json
@@ -24,7 +25,7 @@ step, and the originals stay beside them, ending in .bak."""
 class CheckOptions:
     """Options of `data check`."""
 
-    root: Positional[Path]
+    root: Annotated[Positional[Path], arg(metavar="ROOT")]
     """The data set: images/, panoptic_<split>.json and panoptic_<split>/, or another layout that training reads."""
     split: str | None = None
     """Check only this split. None: all."""
@@ -96,7 +97,7 @@ def _check_workers(workers: int | None) -> None:
 class ShowOptions:
     """Options of `data show`."""
 
-    root: Positional[Path]
+    root: Annotated[Positional[Path], arg(metavar="ROOT")]
     """The data set: images/, panoptic_<split>.json and panoptic_<split>/, or another layout that training reads."""
     out: Path
     """Folder for index.html, sheet.jpg and the drawn pictures."""

@@ -28,9 +28,9 @@ _SHOWN = 10
 class ConvertOptions:
     """Options of `data convert`."""
 
-    source: Positional[Path]
+    source: Annotated[Positional[Path], arg(metavar="SOURCE")]
     """File or folder that an annotation tool has exported."""
-    out: Positional[Path]
+    out: Annotated[Positional[Path], arg(metavar="OUT")]
     """Folder for the data set: images/, panoptic_<split>/ and panoptic_<split>.json."""
     format: Annotated[str | None, arg(name="from", metavar="FORMAT")] = None
     """What SOURCE is. None: found out from what is in it."""

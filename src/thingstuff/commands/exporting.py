@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class ExportOptions:
     """Options of `export`."""
 
-    checkpoint: Positional[str]
+    checkpoint: Annotated[Positional[str], arg(metavar="CHECKPOINT")]
     """A .safetensors file, or the name of a bundled or published network."""
     to: Literal["onnx", "openvino", "torch"]
     """What shall run it: ONNX Runtime and all that reads ONNX, OpenVINO, or torch without this package."""

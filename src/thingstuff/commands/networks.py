@@ -4,7 +4,7 @@ import importlib.util
 import inspect
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
@@ -14,6 +14,10 @@ from thingstuff.errors import InputError, InterruptedWork
 from thingstuff.overrides import override, split_overrides
 from thingstuff.recipe import Recipe, derive, read_recipe
 from thingstuff.recipes import FROM_DATA, RECIPES, find_recipe, tiny_facades
+
+RuntimeName = Literal["torch", "compile", "onnx", "openvino", "auto"]
+PrecisionName = Literal["float32", "bfloat16"]
+"""As in ``runtimes``, which imports torch: `--help` has no time for that."""
 
 # --- demo ---
 
@@ -153,8 +157,8 @@ def _own_recipe(path: Path, function: str) -> Recipe:
 class EvaluateOptions:
     """Options of `evaluate`."""
 
-    checkpoint: Positional[str]
-    """A .safetensors file, or the name of a bundled network."""
+    checkpoint: Annotated[Positional[str], arg(metavar="CHECKPOINT")]
+    """A .safetensors file, the name of a bundled network, or an exported file."""
     data: Path | None = None
     """Root of the data set; a network trained on scenes needs none."""
     split: str = "val"
@@ -165,6 +169,10 @@ class EvaluateOptions:
     """Where the network runs."""
     tta: bool = False
     """Look at every picture several times, as the recipe's `tta` says: at several sizes and mirrored. Slower."""
+    runtime: RuntimeName | None = None
+    """What computes; `auto` is the fastest that is installed. None: torch, or what an exported file is for."""
+    precision: PrecisionName = "float32"
+    """Of the arithmetic; bfloat16 is faster where the machine has it, and changes results a little; not for onnx."""
     skip_damaged: bool = False
     """Leave damaged pictures out instead of stopping."""
     json: bool = False
@@ -183,7 +191,13 @@ def evaluate(words: list[str]) -> int:
     from thingstuff.tables import evaluation_table
     from thingstuff.training.sources import open_evaluation_source
 
-    model = load(options.checkpoint, device=options.device, tta=options.tta)
+    model = load(
+        options.checkpoint,
+        device=options.device,
+        tta=options.tta,
+        runtime=options.runtime,
+        precision=options.precision,
+    )
     source = open_evaluation_source(model.recipe, options.data, options.split)
     check_labels(model.labels, source.labels, str(options.data))
     if isinstance(source, CocoPanopticSource):
@@ -225,9 +239,9 @@ def evaluate(words: list[str]) -> int:
 class PredictOptions:
     """Options of `predict`."""
 
-    checkpoint: Positional[str]
-    """A .safetensors file, or the name of a bundled network."""
-    inputs: Positional[tuple[str, ...]]
+    checkpoint: Annotated[Positional[str], arg(metavar="CHECKPOINT")]
+    """A .safetensors file, the name of a bundled network, or an exported file."""
+    inputs: Annotated[Positional[tuple[str, ...]], arg(metavar="PICTURES")]
     """Pictures, folders of pictures, or patterns such as 'photos/*.jpg'."""
     out: Annotated[Path, arg(metavar="DIR")]
     """Folder for the results."""
@@ -241,6 +255,10 @@ class PredictOptions:
     """The longer side is at most this long. None: as the checkpoint says."""
     tta: bool = False
     """Look at every picture several times, as the recipe's `tta` says: at several sizes and mirrored. Slower."""
+    runtime: RuntimeName | None = None
+    """What computes; `auto` is the fastest that is installed. None: torch, or what an exported file is for."""
+    precision: PrecisionName = "float32"
+    """Of the arithmetic; bfloat16 is faster where the machine has it, and changes results a little; not for onnx."""
     skip_damaged: bool = False
     """Leave damaged pictures out instead of stopping."""
     json: bool = False
@@ -266,6 +284,8 @@ def predict(words: list[str]) -> int:
         short_side=options.short_side,
         max_side=options.max_side,
         tta=options.tta,
+        runtime=options.runtime,
+        precision=options.precision,
     )
     writer = PredictionWriter(options.out, model.labels)
     problems: list[str] = []

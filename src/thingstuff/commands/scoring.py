@@ -3,8 +3,9 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from thingstuff.cli import SUCCESS
 from thingstuff.commands.terminal import parse, say, warn
@@ -34,9 +35,9 @@ class FilesOptions:
 class ScoreOptions(FilesOptions):
     """Options of `score`."""
 
-    gt: Positional[Path]
+    gt: Annotated[Positional[Path], arg(metavar="GT")]
     """JSON file of the truth, in COCO panoptic format."""
-    pred: Positional[Path]
+    pred: Annotated[Positional[Path], arg(metavar="PRED")]
     """JSON file of the predictions, in the same format."""
     pred_folder: Path | None = None
     """PNG files of the predictions. None: the JSON file's path without its suffix."""
@@ -91,9 +92,9 @@ def score(words: list[str]) -> int:
 class CompareOptions(FilesOptions):
     """Options of `compare`."""
 
-    a: Positional[Path]
+    a: Annotated[Positional[Path], arg(metavar="A")]
     """JSON file of the first model's predictions."""
-    b: Positional[Path]
+    b: Annotated[Positional[Path], arg(metavar="B")]
     """JSON file of the second model's predictions."""
     gt: Path
     """JSON file of the truth."""

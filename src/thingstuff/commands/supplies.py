@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from thingstuff.cli import SUCCESS
 from thingstuff.commands.terminal import parse, say, say_json
@@ -20,9 +20,9 @@ class ConvertOptions:
 
     kind: Positional[Literal["detectron2", "torchvision", "mmdet", "upsnet", "panet"]]
     """Whose weights they are."""
-    source: Positional[Path]
+    source: Annotated[Positional[Path], arg(metavar="SOURCE")]
     """The weight file; it is read without running any code that may stand in it."""
-    out: Positional[Path]
+    out: Annotated[Positional[Path], arg(metavar="OUT")]
     """The checkpoint to write, ending in .safetensors."""
     labels: Path | None = None
     """A COCO panoptic .json, or a .toml with [[category]] tables, that lists the classes. None: COCO's or
