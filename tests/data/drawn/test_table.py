@@ -101,6 +101,12 @@ def test_nothing_is_overwritten(tmp_path: Path):
         write_table(tmp_path / "absent" / "labels.toml", SILENT, NameCounts(), "x")
 
 
+def test_half_a_character_leaves_no_file(tmp_path: Path):
+    with pytest.raises(InputError, match=r"^x: the class 'b\\ud83d' has half a character in its name; rename it$"):
+        write_table(tmp_path / "labels.toml", (DrawnCategory("a"), DrawnCategory("b\ud83d")), NameCounts(), "x")
+    assert not any(tmp_path.iterdir())
+
+
 @given(st.lists(st.text(st.characters(exclude_categories=("Cs",)), min_size=1), min_size=1, max_size=4, unique=True))
 def test_any_name_survives(names: list[str]):
     import tempfile

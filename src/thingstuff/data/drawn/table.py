@@ -113,7 +113,7 @@ def write_table(path: Path, categories: Sequence[DrawnCategory], counts: NameCou
         source: What to call it.
 
     Raises:
-        InputError: The file is there already, or cannot be written.
+        InputError: The file is there already, or cannot be written, or a name is no text.
     """
     lines = [
         f"# The classes of {' '.join(source.split())}, for `thingstuff data convert ... --labels {path.name}`.",
@@ -129,14 +129,24 @@ def write_table(path: Path, categories: Sequence[DrawnCategory], counts: NameCou
         count = counts.by_name.get(category.name, NameCount())
         lines += ["", f"[{_toml_text(category.name, key=True)}]", *_table_lines(category, count)]
     try:
-        with path.open("x", encoding="utf-8") as file:
-            file.write("\n".join(lines) + "\n")
+        content = ("\n".join(lines) + "\n").encode()
+    except UnicodeEncodeError as error:
+        name = next(category.name for category in categories if not _is_text(category.name))
+        raise InputError(f"{source}: the class {name!a} has half a character in its name; rename it") from error
+    try:
+        with path.open("xb") as file:
+            file.write(content)
     except FileExistsError as error:
         raise InputError(
             f"{path}: is there already; take it with --labels {path}, or move it away to get a new one"
         ) from error
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror}); name an OUT in a folder of yours") from error
+
+
+def _is_text(name: str) -> bool:
+    """JSON can name halves of characters, which no file of text holds."""
+    return not any("\ud800" <= character <= "\udfff" for character in name)
 
 
 def _table_lines(category: DrawnCategory, count: NameCount) -> Iterable[str]:
