@@ -117,6 +117,18 @@ def test_a_finished_run_can_be_resumed_without_effect(whole: Path, tiny_recipe: 
     assert {path: path.read_bytes() for path in whole.glob("*.*")} == before
 
 
+@pytest.mark.parametrize(("crop", "grouped"), [(None, True), ((64, 64), False)])
+def test_windows_are_not_grouped_by_the_shape_of_their_pictures(
+    tiny_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, crop: tuple[int, int] | None, grouped: bool
+) -> None:
+    def asked(*_: object, aspect_grouping: bool, **__: object) -> None:
+        raise InputError(f"grouped: {aspect_grouping}")
+
+    monkeypatch.setattr(loop, "training_loader", asked)
+    with pytest.raises(InputError, match=f"^grouped: {grouped}$"):
+        train(derive(tiny_recipe, augmentation__crop=crop), Run(tmp_path / "run"))
+
+
 # --- killed and resumed ---
 
 

@@ -141,7 +141,9 @@ def _read_batches(
         num_workers=workers,
         rank=accelerator.process_index,
         world_size=accelerator.num_processes,
-        aspect_grouping=True,
+        # Windows are of one shape. Sorted by that of their pictures, batches would teach batch norms the sort: where
+        # all pictures of a class are square, they would be known by their company, which no picture has later on.
+        aspect_grouping=recipe.augmentation.crop is None,
         repeats=sources.repeats(source, recipe.schedule.repeat_threshold),
         pictures_by_thing=sources.pictures_by_thing(source, recipe.augmentation.paste),
     )
