@@ -82,6 +82,8 @@ class AugmentationConfig(Schema):
     """Random changes of colour."""
     paste: Fraction = 0.0
     """Probability that objects of another picture are laid over, mostly of rare classes (copy-paste)."""
+    paste_until: Fraction = 1.0
+    """Share of the steps after which that happens no more: the last ones see pictures as they are."""
 
     @model_validator(mode="after")
     def _jitter_rises(self) -> "AugmentationConfig":

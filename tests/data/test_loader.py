@@ -2,7 +2,7 @@ import itertools
 import signal
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from thingstuff.data.loader import (
     CachedSource,
+    Pasting,
     PictureSource,
     PlannedSample,
     batch_plan,
@@ -237,9 +238,8 @@ def test_worker_processes_change_nothing():
 @forks
 def test_objects_are_pasted_as_the_seed_says():
     source = NoisySource(SIZES)
-    balls = {0: [index for index in range(len(SIZES)) if index % 4]}
-    pasting = replace(AUGMENTATION, paste=0.5)
-    batches = [list(load(source, pasting, pictures_by_thing=balls, num_workers=workers)) for workers in (0, 0, 2)]
+    pasting = Pasting(0.5, {0: [index for index in range(len(SIZES)) if index % 4]}, steps=6)
+    batches = [list(load(source, pasting=pasting, num_workers=workers)) for workers in (0, 0, 2)]
     for first, second, third in zip(*batches, strict=True):
         assert_same(first, second)
         assert_same(first, third)
@@ -252,13 +252,23 @@ def test_objects_are_pasted_as_the_seed_says():
     assert max(more) >= 1
 
 
+def test_the_last_steps_see_pictures_as_they_are():
+    source = NoisySource(SIZES)
+    plain, all_steps, two_steps = (
+        list(load(source, pasting=Pasting(1.0, {0: [1, 2, 3]}, steps))) for steps in (0, 6, 2)
+    )
+    for step, batch in enumerate(two_steps):
+        assert_same(batch, all_steps[step] if step < 2 else plain[step])
+    assert not torch.equal(plain[0].images, two_steps[0].images)
+
+
 def test_rare_classes_are_pasted_more_often():
     labels = LabelSet((*LABELS.categories, Category(3, "boat", True, (2, 2, 2))))
     # One picture shows a boat, the six others a ball.
     source = OneThingSource([*[1] * 6, 2], labels)
     found = Counter()
-    by_thing = {0: list(range(6)), 1: [6]}
-    for batch in load(source, Augmentation((0,), 60, paste=1.0), labels, pictures_by_thing=by_thing, num_steps=50):
+    pasting = Pasting(1.0, {0: list(range(6)), 1: [6]}, steps=50)
+    for batch in load(source, Augmentation((0,), 60), labels, pasting=pasting, num_steps=50):
         for target in batch.targets or ():
             found[target.labels[-1].item()] += 1
     # The class pasted last lies on top: a boat with probability 6 / 7, where chance alone would say 1 / 7.

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from thingstuff.data.coco import open_coco_panoptic
-from thingstuff.data.loader import CachedSource
+from thingstuff.data.loader import CachedSource, Pasting
 from thingstuff.data.scenes import SceneSource
 from thingstuff.data.transforms import Augmentation, ColorJitter
 from thingstuff.errors import InputError
@@ -101,16 +101,17 @@ def test_pictures_with_rare_classes_are_repeated(tmp_path: Path) -> None:
 def test_pictures_that_objects_can_be_pasted_from(tmp_path: Path) -> None:
     write_split(tmp_path, "train", [[2], [], [3, 2], [2]])
     source = open_coco_panoptic(tmp_path, "train")
-    assert sources.pictures_by_thing(source, 0.0) is None
-    assert sources.pictures_by_thing(source, 0.5) == {0: [0, 2, 3], 1: [2]}
+    assert sources.find_pasting(source, AugmentationConfig(), 100) is None
+    config = AugmentationConfig(paste=0.5, paste_until=0.3)
+    assert sources.find_pasting(source, config, 100) == Pasting(0.5, {0: [0, 2, 3], 1: [2]}, steps=30)
     with pytest.raises(InputError, match=r"augmentation\.paste is 0\.5, but objects are pasted from files alone"):
-        sources.pictures_by_thing(SceneSource(1, 2), 0.5)
+        sources.find_pasting(SceneSource(1, 2), config, 100)
 
 
 def test_the_recipe_decides_what_happens_to_training_pictures() -> None:
     config = tiny_facades().augmentation
     assert sources.training_augmentation(config) == Augmentation(
-        (320,), 640, 0.5, 0.0, (0.7, 1.7), (320, 320), ColorJitter(0.3, 0.3, 0.3, 0.04), 0.5
+        (320,), 640, 0.5, 0.0, (0.7, 1.7), (320, 320), ColorJitter(0.3, 0.3, 0.3, 0.04)
     )
     plain = sources.training_augmentation(AugmentationConfig(vertical_flip=0.25))
     assert plain.color is None

@@ -199,6 +199,21 @@ def _epoch_order(count: int, epoch: int, seed: int, repeats: Sequence[float] | N
 # --- batches ---
 
 
+@dataclass(frozen=True, slots=True)
+class Pasting:
+    """Objects of other pictures that are laid over those of a batch (see ``transforms.paste``).
+
+    Attributes:
+        probability: That it happens to a picture.
+        pictures_by_thing: Which pictures have objects of a thing index.
+        steps: In the first so many of a run.
+    """
+
+    probability: float
+    pictures_by_thing: Mapping[int, Sequence[int]]
+    steps: int
+
+
 def training_loader(
     source: PictureSource,
     augmentation: Augmentation,
@@ -214,7 +229,7 @@ def training_loader(
     world_size: int = 1,
     aspect_grouping: bool,
     repeats: Sequence[float] | None = None,
-    pictures_by_thing: Mapping[int, Sequence[int]] | None = None,
+    pasting: Pasting | None = None,
 ) -> Iterator[Batch]:
     """Read, augment and batch pictures for the steps ``start_step`` to ``num_steps - 1`` of a run.
 
@@ -232,7 +247,7 @@ def training_loader(
         world_size: Number of processes.
         aspect_grouping: See ``batch_plan``.
         repeats: See ``batch_plan``.
-        pictures_by_thing: Which pictures have objects of a thing index, to paste them; None: no picture has any.
+        pasting: Which objects are laid over pictures, and when; None: none are.
 
     Raises:
         InputError: The batch cannot be divided among the processes, or there is no picture. While iterating: a picture
@@ -245,10 +260,14 @@ def training_loader(
         )
     share = batch_size // world_size
     plan = batch_plan(source.picture_sizes(), batch_size, seed, aspect_grouping=aspect_grouping, repeats=repeats)
-    steps = itertools.islice(plan, start_step, max(start_step, num_steps))
+    steps = itertools.islice(enumerate(plan), start_step, max(start_step, num_steps))
+    pasting_steps = 0 if pasting is None else pasting.steps
     loader = DataLoader(
-        _AugmentedPictures(source, augmentation, labels, seed, pictures_by_thing or {}),
-        batch_sampler=(batch[rank * share : (rank + 1) * share] for batch in steps),  # pyright: ignore[reportArgumentType]
+        _AugmentedPictures(source, augmentation, labels, seed, pasting),
+        batch_sampler=(  # pyright: ignore[reportArgumentType]
+            [(planned, step < pasting_steps) for planned in batch[rank * share : (rank + 1) * share]]
+            for step, batch in steps
+        ),
         num_workers=num_workers,
         collate_fn=partial(_collate_packed, labels=labels, size_divisor=size_divisor),
         pin_memory=torch.cuda.is_available(),
@@ -271,25 +290,28 @@ class _AugmentedPictures(Dataset[Sample | InputError]):
     augmentation: Augmentation
     labels: LabelSet
     seed: int
-    pictures_by_thing: Mapping[int, Sequence[int]]
+    pasting: Pasting | None
 
-    def __getitem__(self, planned: PlannedSample) -> Sample | InputError:
+    def __getitem__(self, visit: tuple[PlannedSample, bool]) -> Sample | InputError:
+        """Read a picture; the second of ``visit`` says whether objects may be pasted."""
+        planned, may_paste = visit
         try:
-            return self._with_objects(self._augmented(planned.index, sample_seed(self.seed, planned)))
+            sample = self._augmented(planned.index, sample_seed(self.seed, planned))
+            return self._with_objects(sample, self.pasting) if may_paste and self.pasting is not None else sample
         except InputError as error:
             return error
 
     def _augmented(self, index: int, seed: int) -> Sample:
         return augment(replace(self.source.read(index), seed=seed), self.augmentation)
 
-    def _with_objects(self, sample: Sample) -> Sample:
+    def _with_objects(self, sample: Sample, pasting: Pasting) -> Sample:
         """Now and then, with objects of a class from one of its pictures; the fewer it has, the oftener it is drawn."""
         generator = np.random.default_rng([sample.seed, 1])
-        if not self.pictures_by_thing or generator.random() >= self.augmentation.paste:
+        if not pasting.pictures_by_thing or generator.random() >= pasting.probability:
             return sample
-        rarity = np.array([1 / len(pictures) for pictures in self.pictures_by_thing.values()])
-        thing = int(generator.choice(list(self.pictures_by_thing), p=rarity / rarity.sum()))
-        pictures = self.pictures_by_thing[thing]
+        rarity = np.array([1 / len(pictures) for pictures in pasting.pictures_by_thing.values()])
+        thing = int(generator.choice(list(pasting.pictures_by_thing), p=rarity / rarity.sum()))
+        pictures = pasting.pictures_by_thing[thing]
         index, seed = pictures[int(generator.integers(len(pictures)))], int(generator.integers(2**63))
         return paste(sample, self._augmented(index, seed), self.labels, thing)
 

@@ -94,7 +94,6 @@ class Augmentation:
         scale_jitter: The size is multiplied by a factor drawn between these two (large-scale jitter).
         crop: Size of a random window of the scaled picture, where it is larger. None keeps all of it.
         color: Change of colours, for 8-bit RGB pictures.
-        paste: Probability that objects of another picture are laid over (see ``paste``).
     """
 
     short_sides: tuple[int, ...]
@@ -104,7 +103,6 @@ class Augmentation:
     scale_jitter: tuple[float, float] = (1.0, 1.0)
     crop: Size | None = None
     color: ColorJitter | None = None
-    paste: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

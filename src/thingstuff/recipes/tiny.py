@@ -97,6 +97,7 @@ def tiny_facades() -> Recipe:
             crop=(320, 320),
             color=ColorConfig(brightness=0.3, contrast=0.3, saturation=0.3, hue=0.04),
             paste=0.5,
+            paste_until=0.6,
         ),
         optim__batch_size=8,
         optim__learning_rate=2.5e-3,

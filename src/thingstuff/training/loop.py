@@ -145,7 +145,7 @@ def _read_batches(
         # all pictures of a class are square, they would be known by their company, which no picture has later on.
         aspect_grouping=recipe.augmentation.crop is None,
         repeats=sources.repeats(source, recipe.schedule.repeat_threshold),
-        pictures_by_thing=sources.pictures_by_thing(source, recipe.augmentation.paste),
+        pasting=sources.find_pasting(source, recipe.augmentation, plan.steps * run.accumulate),
     )
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from thingstuff.data.coco import CocoPanopticSource, open_coco_panoptic
-from thingstuff.data.loader import CachedSource, PictureSource, repeat_factors
+from thingstuff.data.loader import CachedSource, Pasting, PictureSource, repeat_factors
 from thingstuff.data.scenes import SceneSource
 from thingstuff.data.transforms import Augmentation, ColorJitter
 from thingstuff.errors import InputError
@@ -100,24 +100,24 @@ def repeats(source: PictureSource, threshold: float) -> list[float] | None:
     return repeat_factors((source.picture_labels(index) for index in range(len(source))), threshold)
 
 
-def pictures_by_thing(source: PictureSource, paste: float) -> dict[int, list[int]] | None:
-    """Which pictures have objects of a thing index, for pasting; None: nothing is pasted.
+def find_pasting(source: PictureSource, config: AugmentationConfig, steps: int) -> Pasting | None:
+    """Which objects are pasted in a run of so many steps; None: none.
 
     Raises:
         InputError: Objects of scenes are to be pasted.
     """
-    if paste == 0:
+    if config.paste == 0:
         return None
     if not isinstance(source, CocoPanopticSource):
         raise InputError(
-            f"augmentation.paste is {paste}, but objects are pasted from files alone; for scenes set it to 0"
+            f"augmentation.paste is {config.paste}, but objects are pasted from files alone; for scenes set it to 0"
         )
     pictures: dict[int, list[int]] = {}
     for index in range(len(source)):
         for label in sorted(source.picture_labels(index)):
             if label >= source.labels.num_stuff:
                 pictures.setdefault(label - source.labels.num_stuff, []).append(index)
-    return pictures
+    return Pasting(config.paste, pictures, round(config.paste_until * steps))
 
 
 def training_augmentation(config: AugmentationConfig) -> Augmentation:
@@ -130,7 +130,6 @@ def training_augmentation(config: AugmentationConfig) -> Augmentation:
         scale_jitter=config.scale_jitter,
         crop=config.crop,
         color=None if config.color is None else ColorJitter(**config.color.model_dump()),
-        paste=config.paste,
     )
 
 
