@@ -256,8 +256,9 @@ def test_a_class_that_wins_in_one_cell_is_found(output_size: Size) -> None:
         assert_strongest(labels, narrow, (96, 128), output_size)
 
 
-def test_equal_logits_give_the_first_class() -> None:
-    assert (semantic_labels(torch.zeros(20, 4, 4), (16, 16), (16, 16)) == 0).all()
+@pytest.mark.parametrize("output_size", [(16, 16), (9, 70)])
+def test_equal_logits_give_the_first_class(output_size: Size) -> None:
+    assert (semantic_labels(torch.zeros(20, 4, 4), (16, 16), output_size) == 0).all()
 
 
 def test_the_most_classes_that_fit() -> None:

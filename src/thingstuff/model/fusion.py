@@ -3,13 +3,13 @@
 from typing import Protocol, runtime_checkable
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Float32, Int64, UInt8
 from torch import Tensor
 
 from thingstuff.model import boxes as box_ops
 from thingstuff.model.interpolation import STRIDE, nearest
-from thingstuff.model.merge_graph import falling_order, merge_in_graph, nearest_in_graph
+from thingstuff.model.layers import has_own_steps
+from thingstuff.model.merge_graph import falling_order, merge_in_graph, nearest_in_graph, semantic_labels_in_graph
 from thingstuff.model.panoptic_head import (
     Ranked,
     label_pixels,
@@ -22,8 +22,8 @@ from thingstuff.model.strongest import pad_to_tiles, strongest
 from thingstuff.model.tabulate import tabulate
 from thingstuff.structures import MaskPaste, Outputs, PanopticMaps, Size, StuffMajority
 
-_CHANNELS_AT_ONCE = 8
-"""Semantic channels brought to full size together; bounds the memory of the argmax."""
+_BLOCK = 48
+"""Pixels on the side of a block of the output: small, so that few semantic channels can win in it, but not too many."""
 
 
 @runtime_checkable
@@ -144,8 +144,8 @@ def _place_things(
 def semantic_labels(logits: Float[Tensor, "classes h w"], size: Size, output_size: Size) -> UInt8[Tensor, "H W"]:
     """Channel with the highest logit at every pixel of the output.
 
-    The logits go to the padded size, lose the padding and go to the output size, as in Detectron2, but only those that
-    can win somewhere, and only a few at a time: the full stack of them is never held.
+    The logits go to the padded size, lose the padding and go to the output size, as in Detectron2; but all steps are
+    taken at once, block by block, by the channels that can win in the block: no stack of channels is ever that large.
 
     Args:
         logits: At stride 4 of the padded picture.
@@ -156,27 +156,42 @@ def semantic_labels(logits: Float[Tensor, "classes h w"], size: Size, output_siz
     if output_size == size:
         padded = STRIDE * logits.shape[1], STRIDE * logits.shape[2]
         return strongest(pad_to_tiles(logits), padded).channels[: size[0], : size[1]].to(torch.uint8)
-    best = logits.new_full(output_size, -torch.inf)
-    labels = torch.zeros(output_size, dtype=torch.uint8, device=logits.device)
-    for channels in _contenders(logits).split(_CHANNELS_AT_ONCE):
-        full = F.interpolate(logits[None, channels], scale_factor=STRIDE, mode="bilinear", align_corners=False)
-        full = F.interpolate(full[..., : size[0], : size[1]], size=output_size, mode="bilinear", align_corners=False)
-        values, channel = full[0].max(dim=0)
-        better = values > best
-        best = torch.where(better, values, best)
-        labels = torch.where(better, channels.to(torch.uint8)[channel], labels)
+    if not has_own_steps(logits):
+        return semantic_labels_in_graph(logits, size, output_size)
+    labels = torch.empty(output_size, dtype=torch.uint8)
+    down, across = (_blocks(*sides) for sides in zip(logits.shape[1:], size, output_size, strict=True))
+    for rows, from_rows, row_weights in down:
+        for columns, from_columns, column_weights in across:
+            cells = logits[:, from_rows, from_columns]
+            # A pixel is a weighted mean of cells: no channel wins where its highest cell is below another's lowest.
+            can_win = (cells.amax(dim=(1, 2)) >= cells.amin(dim=(1, 2)).max()).nonzero()[:, 0]
+            pixels = row_weights @ (cells[can_win] @ column_weights.T)
+            # Many times faster than argmax, which runs along the channels of one pixel after the other.
+            labels[rows, columns] = can_win.to(torch.uint8)[pixels.max(dim=0).indices]
     return labels
 
 
-def _contenders(logits: Float32[Tensor, "classes h w"]) -> Int64[Tensor, " channels"]:
-    """Channels that may be the highest of some pixel, however it lies between at most three cells in each direction.
+def _blocks(cells: int, side: int, length: int) -> list[tuple[slice, slice, Float32[Tensor, "pixels cells"]]]:
+    """Blocks along one side of the output: its pixels, the cells that they come from, and the weight of each cell.
 
-    A pixel has a weighted mean of cells, so a channel cannot win where its highest cell is below another's lowest.
+    Args:
+        cells: Along this side of the logits.
+        side: Of the picture before padding.
+        length: Of the output.
     """
-    # Windows of eleven cells overlap by three.
-    window = tuple(min(side, 11) for side in logits.shape[1:])
-    high, low = (sign * F.max_pool2d(sign * logits[None], window, stride=8, ceil_mode=True)[0] for sign in (1, -1))
-    return (high >= low.amax(dim=0)).flatten(1).any(dim=1).nonzero()[:, 0]
+    weights = torch.eye(cells, dtype=torch.float64)
+    for pixels, kept in ((STRIDE * cells, side), (length, length)):
+        places = ((torch.arange(pixels, dtype=torch.float64) + 0.5) * (len(weights) / pixels) - 0.5).clamp(min=0)
+        before = places.long()
+        after = (before + 1).clamp(max=len(weights) - 1)
+        weights = torch.lerp(weights[before], weights[after], (places - before)[:, None])[:kept]
+    blocks = []
+    for first in range(0, length, _BLOCK):
+        block = weights[first : first + _BLOCK].float()
+        used = block.any(dim=0).nonzero()[:, 0]
+        sources = slice(int(used[0]), int(used[-1]) + 1)
+        blocks.append((slice(first, first + len(block)), sources, block[:, sources]))
+    return blocks
 
 
 def panoptic_logits(
