@@ -44,9 +44,11 @@ def main() -> None:
     budget = parser.add_mutually_exclusive_group(required=True)
     budget.add_argument("--minutes", type=float)
     budget.add_argument("--cpu-seconds", type=float)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=3, help="how many runs: with the seeds 0, 1, ...")
     parser.add_argument("--processes", type=int, default=2)
     options = parser.parse_args()
+    if options.seeds < 1:
+        parser.error(f"--seeds {options.seeds}: at least one run is needed")
     recipe = find_recipe(options.recipe)
     steps = plan_steps(recipe, options)
     recipe = scaled(recipe, steps)
