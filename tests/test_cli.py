@@ -131,6 +131,34 @@ def test_ctrl_c_is_one_line(shell: Shell, monkeypatch: pytest.MonkeyPatch):
     assert stopped.err == "thingstuff: interrupted; what was finished before is kept\n"
 
 
+def test_an_interrupted_training_says_how_to_go_on(shell: Shell, monkeypatch: pytest.MonkeyPatch):
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("thingstuff.training.loop.train", interrupt)
+    stopped = shell("train tiny_scenes --out o")
+    assert stopped == Finished(1, "", "thingstuff: interrupted; there is nothing yet to go on from\n")
+    Path("o/state").mkdir(parents=True)
+    Path("o/state/training.pt").touch()
+    assert shell("train tiny_scenes --out o").err == "thingstuff: interrupted; go on with --resume --out o\n"
+
+
+def test_an_interrupted_export_says_that_nothing_was_written(
+    shell: Shell, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("thingstuff.export._write", interrupt)
+    stopped = shell(f"export {checkpoint} --to torch --out a.pt2")
+    assert stopped.code == 1
+    assert stopped.err.splitlines() == [
+        "writing the graph, which may take minutes",
+        "thingstuff: interrupted; a.pt2 was not written",
+    ]
+    assert not any(Path.cwd().iterdir())
+
+
 def test_a_wrong_option_names_the_nearest(shell: Shell, checkpoint: Path):
     done = shell(f"predict {checkpoint} . --out o --devise cpu")
     assert done.code == 2
@@ -453,7 +481,7 @@ def test_demo_as_json(shell: Shell, monkeypatch: pytest.MonkeyPatch):
 
 
 def test_recipes(shell: Shell):
-    names = [*RECIPES, "finetune"]
+    names = ["finetune", *RECIPES]
     assert list(json.loads(shell("recipes --json").out)) == names
     listed = shell("recipes").out.splitlines()
     assert [line.split()[0] for line in listed] == names

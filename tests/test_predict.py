@@ -455,3 +455,13 @@ def test_a_network_in_training_can_be_wrapped_as_it_stands(tiny_checkpoint: Chec
     wrapped = Model.of_network(model.network, replace(tiny_checkpoint, weights={}))
     assert wrapped.network is model.network
     assert same(wrapped(SCENE).semantic, model(SCENE).semantic)
+
+
+@pytest.mark.parametrize(
+    ("name", "near"), [("tiny_facades", "tiny-facades"), ("coco/panoptic-fpn-r50", "coco/panoptic-fpn")]
+)
+def test_a_name_that_does_not_exist_says_the_nearest(name: str, near: str) -> None:
+    with pytest.raises(
+        InputError, match=rf"^{name}: there is no such checkpoint; did you mean {near}.*\? Give the path"
+    ):
+        load(name)

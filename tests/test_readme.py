@@ -85,10 +85,14 @@ COMMANDS = {
     "thingstuff train tiny_scenes_upsnet --out runs/upsnet --init runs/scenes/best.safetensors": Expected(
         FEW_SCENES, "runs/upsnet", RUN
     ),
-    "thingstuff data convert EXPORT ROOT": Expected(elsewhere="tests/commands/test_data.py, for every format"),
+    "thingstuff data convert EXPORT ROOT --labels labels.toml --overlap smaller-on-top --val-share 0.2": Expected(
+        elsewhere="tests/commands/test_data.py, for every format"
+    ),
     "thingstuff data check ROOT": Expected(),
     "thingstuff train finetune --data ROOT --out runs/mine": Expected(TWO_STEPS, "runs/mine", RUN),
-    "thingstuff train mine.py:coins --data coins --out runs/coins": Expected(TWO_STEPS, "runs/coins", RUN),
+    "thingstuff train mine.py:coins --data coins --init tiny-facades --out runs/coins": Expected(
+        TWO_STEPS, "runs/coins", RUN
+    ),
     "torchrun --nproc-per-node 2 -m thingstuff.cli train mine.py:coins --data coins --out runs/coins2": Expected(
         TWO_STEPS, "runs/coins2", RUN, elsewhere="test_several_processes, which is slow"
     ),

@@ -99,8 +99,8 @@ def _answer(words: list[str]) -> int:
 def _run(verb: str, words: list[str]) -> int:
     if verb not in VERBS:
         near = difflib.get_close_matches(verb, VERBS, n=1)
-        hint = f"did you mean {near[0]}? " if near else ""
-        raise InputError(f"there is no verb {verb!r}; {hint}There are: {', '.join(VERBS)}")
+        hint = f"did you mean {near[0]}? There are" if near else "there are"
+        raise InputError(f"there is no verb {verb!r}; {hint}: {', '.join(VERBS)}")
     from thingstuff import commands
 
     command: Callable[[list[str]], int] = getattr(commands, verb)

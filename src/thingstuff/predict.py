@@ -1,5 +1,6 @@
 """From a picture in any form to a result: what `thingstuff.load` returns."""
 
+import difflib
 from collections.abc import Callable, Iterator, Sequence
 from numbers import Integral
 from pathlib import Path
@@ -10,7 +11,7 @@ import torch
 from jaxtyping import Shaped
 from PIL import Image
 
-from thingstuff.checkpoint import Checkpoint, load_checkpoint
+from thingstuff.checkpoint import BUNDLED, Checkpoint, load_checkpoint
 from thingstuff.data.images import read_picture, to_eight_bits, upright_rgb
 from thingstuff.data.transforms import resize_image, target_size
 from thingstuff.errors import InputError
@@ -278,7 +279,17 @@ def find_and_load_checkpoint(name: str | Path) -> Checkpoint:
     Raises:
         InputError: There is no such checkpoint, it is damaged, or it cannot be fetched.
     """
-    return load_checkpoint(published_checkpoint(str(name)) if str(name) in PUBLISHED else name)
+    if str(name) in PUBLISHED:
+        return load_checkpoint(published_checkpoint(str(name)))
+    names = [*BUNDLED, *PUBLISHED]
+    if str(name) not in names and not Path(name).exists():
+        near = difflib.get_close_matches(str(name).replace("_", "-"), names, n=1)
+        hint = f"did you mean {near[0]}? Give" if near else "give"
+        raise InputError(
+            f"{name}: there is no such checkpoint; {hint} the path of a .safetensors file, or the name of a "
+            f"network: {', '.join(names)}"
+        )
+    return load_checkpoint(name)
 
 
 def _made_fast(network: PanopticSegmenter) -> PanopticSegmenter:

@@ -210,3 +210,13 @@ def test_ctrl_c_leaves_everything_as_it_was(shell: Shell, drawn: Path, tmp_path:
     assert finished.code == 1
     assert finished.err == "thingstuff: interrupted; out is as it was before, so convert again\n"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["drawn", "labels.toml"]
+
+
+def test_a_share_that_chance_does_not_meet_is_said(shell: Shell, drawn: Path, tmp_path: Path):
+    (tmp_path / "labels.toml").write_text("[road]\nthing = false\n[car]\nthing = true\n")
+    line = "data convert drawn out --labels labels.toml --overlap last-wins"
+    finished = shell(f"{line} --val-share 0.2")
+    assert "val has 1 of 2 pictures, 50% where 20% were asked for" in finished.out
+    assert "another --seed draws anew" in finished.out
+    assert "were asked for" not in shell(f"{line} --val-share 0.5 --overwrite").out
+    assert "no picture is in train" in shell(f"{line} --split val --overwrite").out

@@ -106,6 +106,16 @@ def test_its_checkpoint_predicts(whole: Path, tiny_recipe: Recipe) -> None:
     assert load(whole / "best.safetensors")(picture).ids is not None
 
 
+def test_it_says_how_far_it_is_where_nobody_watches_a_bar(
+    tiny_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(diary, "_SAY_EVERY", 0)
+    train(tiny_recipe, Run(tmp_path / "run", stop_after=2))
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("step ")]
+    assert [line.partition(":")[0] for line in lines] == ["step 1 of 6", "step 2 of 6"]
+    assert all("images/s, about 0 minutes left" in line for line in lines)
+
+
 def test_it_learns(whole: Path) -> None:
     losses = [float(row["loss_total"]) for row in read_rows(whole / "evaluations.csv")]
     assert losses[1] < losses[0]

@@ -20,6 +20,8 @@ from thingstuff.data.drawn.writing import Conversion, Summary, check_out, conver
 from thingstuff.errors import InputError, InterruptedWork
 from thingstuff.progress import track
 
+_UNEVEN = 0.25
+"""Part by which the share of pictures in val may differ from what was asked for without a word."""
 _SHOWN = 10
 """Warnings and problems of one kind that are listed."""
 
@@ -182,5 +184,14 @@ def _say_summary(summary: Summary, table: LabelTable, options: ConvertOptions) -
     if summary.empty:
         say(f"{summary.empty} shapes are too thin to hold the centre of a pixel and are left out")
     if list(summary.pictures) == ["train"]:
-        say("all pictures are in train; --val-share 0.2 puts a fifth into val, which training needs")
+        say("all pictures are in train; --val-share 0.2 puts about a fifth into val, which training needs")
+    if "train" not in summary.pictures:
+        say("no picture is in train, which training needs; --split train puts all there")
+    if options.val_share is not None:
+        total, found = sum(summary.pictures.values()), summary.pictures.get("val", 0)
+        if abs(found - options.val_share * total) > _UNEVEN * options.val_share * total:
+            say(
+                f"val has {found} of {total} pictures, {found / total:.0%} where {options.val_share:.0%} were asked "
+                "for, because each is drawn by itself; another --seed draws anew"
+            )
     say(f"\nnext: thingstuff data check {options.out}")

@@ -8,6 +8,7 @@ from tyro.conf import Positional, arg
 
 from thingstuff.cli import SUCCESS
 from thingstuff.commands.terminal import parse, say, say_json
+from thingstuff.errors import InterruptedWork
 
 if TYPE_CHECKING:
     from thingstuff.export.check import Difference
@@ -42,7 +43,12 @@ def export(words: list[str]) -> int:
     from thingstuff.predict import find_and_load_checkpoint
 
     checkpoint = find_and_load_checkpoint(options.checkpoint)
-    differences = export_checkpoint(checkpoint, options.to, options.out, batch=options.batch, pictures=options.pictures)
+    try:
+        differences = export_checkpoint(
+            checkpoint, options.to, options.out, batch=options.batch, pictures=options.pictures
+        )
+    except KeyboardInterrupt:
+        raise InterruptedWork(f"interrupted; {options.out} was not written") from None
     if options.json:
         say_json({"file": str(options.out), "differences": [asdict(difference) for difference in differences]})
         return SUCCESS

@@ -85,7 +85,8 @@ def train(words: list[str]) -> int:
             out: Folder for checkpoints, logs and state.
             data: Root of the data set; scenes need none.
             resume: Go on where the run in `out` stopped.
-            init: Checkpoint to take weights from: of classes by their names, all else where names and shapes agree.
+            init: Checkpoint, or name of a bundled network, to take weights from: of classes by their names, all else
+                where names and shapes agree.
             batch_size: Pictures in a step over all processes; learning rate and steps follow. None: the recipe's.
             accumulate: Split every step into so many parts, to save memory.
             seed: Of everything random.
@@ -112,9 +113,18 @@ def train(words: list[str]) -> int:
         init_given = any(word.partition("=")[0] == "--init" for word in rest)
         base, run = made_for_data(run, overrides, init_given)
     from thingstuff.training.loop import train as run_training
+    from thingstuff.training.state import STATE_FILE
 
-    best = run_training(base, run)
-    say(f"best checkpoint: {best}")
+    try:
+        best = run_training(base, run)
+    except KeyboardInterrupt:
+        can_go_on = (run.out / STATE_FILE).exists()
+        hint = f"go on with --resume --out {run.out}" if can_go_on else "there is nothing yet to go on from"
+        raise InterruptedWork(f"interrupted; {hint}") from None
+    from accelerate import PartialState
+
+    if PartialState().is_main_process:
+        say(f"best checkpoint: {best}")
     return SUCCESS
 
 

@@ -59,8 +59,8 @@ def recipes(words: list[str]) -> int:
     options = parse(RecipesOptions, "recipes", "List the recipes, or show one with `show NAME`.", words)
     match options.action:
         case ():
-            summaries = {name: (function.__doc__ or "").split("\n")[0] for name, function in RECIPES.items()}
-            summaries[FROM_DATA] = FROM_DATA_SUMMARY
+            summaries = {FROM_DATA: FROM_DATA_SUMMARY}
+            summaries |= {name: (function.__doc__ or "").split("\n")[0] for name, function in RECIPES.items()}
             if options.json:
                 say_json(summaries)
             else:

@@ -13,6 +13,7 @@ import torch
 
 from thingstuff.checkpoint import Checkpoint
 from thingstuff.errors import InputError
+from thingstuff.progress import console
 from thingstuff.runtimes import SUFFIXES, ExportKind, pixel_type, require_packages, write_metadata
 
 if TYPE_CHECKING:
@@ -51,7 +52,9 @@ def export_checkpoint(
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.stem}.") as folder:
             aside = Path(folder) / out.name
+            _say("writing the graph, which may take minutes")
             _write(checkpoint, kind, aside, batch)
+            _say("comparing it with the network on pictures")
             differences = compare(checkpoint, aside, pictures)
             refuse(differences, out)
             for part in (aside.with_suffix(".bin"), aside):  # the one that names the other comes last
@@ -60,6 +63,10 @@ def export_checkpoint(
     except OSError as error:
         raise InputError(f"{out}: cannot be written ({error.strerror or error}); choose another folder") from error
     return differences
+
+
+def _say(text: str) -> None:
+    console.print(text, highlight=False, soft_wrap=True)
 
 
 def _write(checkpoint: Checkpoint, kind: ExportKind, path: Path, batch: int) -> None:

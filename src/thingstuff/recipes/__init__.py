@@ -79,5 +79,5 @@ def find_recipe(name: str) -> Recipe:
             "why, and trains; recipe.json in the run folder holds it"
         )
     near = difflib.get_close_matches(name, [FROM_DATA, *RECIPES], n=1)
-    hint = f"did you mean {near[0]}? " if near else ""
-    raise InputError(f"there is no recipe {name!r}; {hint}There are: {', '.join(RECIPES)}")
+    hint = f"did you mean {near[0]}? There are" if near else "there are"
+    raise InputError(f"there is no recipe {name!r}; {hint}: {', '.join([FROM_DATA, *RECIPES])}")

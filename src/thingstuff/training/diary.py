@@ -30,6 +30,10 @@ _FLUSH_EVERY = 20
 """Steps between reading losses from the device. Every step is logged, but waiting for each would cost time."""
 
 
+_SAY_EVERY = 60
+"""Seconds between lines that stand in for the progress bar where standard error is a file."""
+
+
 class Diary:
     """Logs, progress bar, checkpoints and saved state; only the first process writes.
 
@@ -66,6 +70,8 @@ class Diary:
         self.bar = make_progress(TextColumn("{task.fields[numbers]}"))
         self.task = self.bar.add_task(self.recipe.name, total=self.plan.steps, completed=step, numbers="")
         self.bar.start()
+        self.said_at = self.begun_at = time.monotonic()
+        self.first_step = step
         return self
 
     def _announcement(self) -> str:
@@ -121,6 +127,11 @@ class Diary:
             self._flush()
         numbers = f"loss {self.last_total:.3f}  {speed:.1f} images/s"
         self.bar.update(self.task, description=self.recipe.name, completed=step, numbers=numbers)
+        if not console.is_terminal and now - self.said_at >= _SAY_EVERY:
+            self.said_at = now
+            left = (now - self.begun_at) / (step - self.first_step) * (self.plan.steps - step) / 60
+            line = f"step {step} of {self.plan.steps}: {numbers}, about {left:.0f} minutes left"
+            console.print(line, highlight=False, soft_wrap=True)
 
     def note_evaluation(self, evaluation: Evaluation, losses: dict[str, float], source: PictureSource) -> None:
         """Note an evaluation, and write the last checkpoint and perhaps the best."""

@@ -86,8 +86,8 @@ def find_format(source: Path, name: str | None) -> Format:
     if name is not None:
         if name not in names:
             near = difflib.get_close_matches(name, names, n=1)
-            hint = f"did you mean {near[0]}? " if near else ""
-            raise InputError(f"--from {name}: there is no such format; {hint}There are: {', '.join(names)}")
+            hint = f"did you mean {near[0]}? There are" if near else "there are"
+            raise InputError(f"--from {name}: there is no such format; {hint}: {', '.join(names)}")
         return FORMATS[names.index(name)]
     fitting = [each for each in FORMATS if each.recognize(source)]
     fitting = [each for each in fitting if not each.general] or fitting
