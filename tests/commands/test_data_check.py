@@ -51,6 +51,12 @@ def test_a_clean_split_gives_exit_code_0(root, capsys):
     assert "no errors" in capsys.readouterr().out
 
 
+def test_what_training_lacks_is_said(root, capsys):
+    (root / "panoptic_val.json").unlink()
+    assert main(["data", "check", str(root)]) == 0
+    assert capsys.readouterr().out.endswith("training needs a split val, which is not here\n")
+
+
 @pytest.mark.parametrize("words", [["nowhere"], ["ROOT", "--split", "test"], ["ROOT", "--workers", "0"]])
 def test_wrong_input_gives_exit_code_2_and_one_line(words, root, capsys):
     assert main(["data", "check", *(str(root) if word == "ROOT" else word for word in words)]) == 2

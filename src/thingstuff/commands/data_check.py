@@ -68,6 +68,9 @@ def check(words: list[str]) -> int:
         say_json(content)
     else:
         say(check_text(checked) if mended is None else f"{mended_text(mended)}\n\n{check_text(checked)}")
+        missing = [name for name in ("train", "val") if name not in {each.split for each in checked.splits}]
+        if missing and options.split is None:
+            say(f"training needs a split {' and a split '.join(missing)}, which is not here")
         if options.json is not None:
             write_json(options.json, content)
     return FAILED if count_severities(checked.findings)["error"] else SUCCESS
