@@ -182,6 +182,10 @@ def test_sheet(tmp_path):
     frames = [sheet[58 + 96, 14 + column * 270 + 1] for column in range(4)]
     for frame, color in zip(frames, [(214, 48, 62), (214, 48, 62), (222, 142, 22), (214, 219, 226)], strict=True):
         np.testing.assert_allclose(frame, color, atol=30)
+    # Below them, the classes in their colours, as many beside each other as there is room for.
+    classes = sheet[58 + 192 + 26 + 14 :]
+    for position, category in enumerate(CATEGORIES[:2]):
+        np.testing.assert_allclose(classes[13, 14 + 7 + 230 * position], category["color"], atol=30)
 
 
 def test_one_split_with_everything_missing(tmp_path):

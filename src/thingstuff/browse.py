@@ -37,6 +37,8 @@ _STRANGE = (
 )
 _BARE = (46, 50, 58)
 _SHEET_COLUMNS, _CELL, _MOST_ON_SHEET = 6, (256, 192), 120
+_KEY_WIDTH = 230
+"""Pixels for a class under the contact sheet."""
 _FRAMES: dict[Severity | None, tuple[int, int, int]] = {
     "error": (214, 48, 62),
     "warning": (222, 142, 22),
@@ -121,7 +123,8 @@ def show_data(
         cards=tuple(cards),
     )
     write_page(out / "index.html", page)
-    _save(_sheet(cells, f"{page.title}: {page.shown}, the worst first"), out / "sheet.jpg")
+    worst_first = ", the worst first" if checked.findings else ""
+    _save(_sheet(cells, f"{page.title}: {page.shown}{worst_first}", page.categories), out / "sheet.jpg")
     return ShownData(out / "index.html", out / "sheet.jpg", len(chosen), len(ranked))
 
 
@@ -257,14 +260,17 @@ def _panoptic(ids: Int32[np.ndarray, "H W"], picture: CheckedPicture, labels: La
     return Panoptic(ids, tuple(segments))
 
 
-def _sheet(cells: Sequence[tuple[Image.Image, _Chosen]], title: str) -> Image.Image:
-    """All pictures small in rows, framed in the colour of their worst finding, with their names."""
+def _sheet(cells: Sequence[tuple[Image.Image, _Chosen]], title: str, categories: Sequence[Category]) -> Image.Image:
+    """All pictures small in rows, framed in the colour of their worst finding, with their names; below, the classes."""
     columns = max(1, min(_SHEET_COLUMNS, len(cells)))
     (width, height), gap, header = _CELL, 14, 58
     caption = 26
     rows = -(-len(cells) // columns)
     # The title has room even over a single picture.
-    size = (max(gap + columns * (width + gap), 640), header + rows * (height + caption + gap))
+    sheet_width = max(gap + columns * (width + gap), 640)
+    keys = max(1, (sheet_width - gap) // _KEY_WIDTH)
+    below = header + rows * (height + caption + gap)
+    size = (sheet_width, below + -(-len(categories) // keys) * caption + gap)
     sheet = Image.new("RGB", size, (255, 255, 255))
     pen, font = ImageDraw.Draw(sheet), font_of(14)
     pen.text((gap, header / 2), shorten(title, font_of(20), size[0] - 2 * gap), (27, 32, 40), font_of(20), anchor="lm")
@@ -276,8 +282,13 @@ def _sheet(cells: Sequence[tuple[Image.Image, _Chosen]], title: str) -> Image.Im
         small = image.resize(fitted, Image.Resampling.LANCZOS)
         sheet.paste(small, (left + (width - fitted[0]) // 2, top + (height - fitted[1]) // 2))
         name = item.picture.listed.file_name or item.picture.listed.map_name or "unnamed"
-        text = shorten(name, font, width)
+        text = shorten(f"{item.picture.split}: {name}", font, width)
         pen.text((left, top + height + caption / 2), text, (89, 97, 110), font, anchor="lm")
+    for position, category in enumerate(categories):
+        left, top = gap + position % keys * _KEY_WIDTH, below + position // keys * caption
+        pen.rectangle((left, top + 6, left + 14, top + 20), category.color, (89, 97, 110))
+        text = shorten(category.name, font, _KEY_WIDTH - 30)
+        pen.text((left + 22, top + caption / 2), text, (27, 32, 40), font, anchor="lm")
     return sheet
 
 
