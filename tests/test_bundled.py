@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from thingstuff import arithmetic
 from thingstuff.checkpoint import BUNDLED, find_checkpoint, load_checkpoint
 from thingstuff.data.scenes import draw_scene
 from thingstuff.predict import load
@@ -35,7 +36,8 @@ def test_a_bundled_network_works_offline(name: str) -> None:
     }
 
 
-def test_bfloat16_sees_nearly_the_same() -> None:
+def test_bfloat16_sees_nearly_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arithmetic, "_has_bfloat16", lambda _: True)
     scene = draw_scene(5, 0, (128, 192)).image
     exact, rounded = load("tiny-scenes")(scene), load("tiny-scenes", precision="bfloat16")(scene)
     assert exact.ids is not None
@@ -44,3 +46,12 @@ def test_bfloat16_sees_nearly_the_same() -> None:
     assert (exact.semantic == rounded.semantic).mean() > 0.97
     assert not np.array_equal(exact.instances.scores, rounded.instances.scores)  # pyright: ignore
     assert abs(len(exact.segments or ()) - len(rounded.segments or ())) <= 2
+
+
+def test_bfloat16_means_float32_where_the_machine_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arithmetic, "_has_bfloat16", lambda _: False)
+    scene = draw_scene(5, 0, (128, 192)).image
+    exact, same = load("tiny-scenes")(scene), load("tiny-scenes", precision="bfloat16")(scene)
+    assert exact.instances is not None
+    assert same.instances is not None
+    assert np.array_equal(exact.instances.scores, same.instances.scores)

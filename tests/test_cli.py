@@ -298,9 +298,8 @@ def test_predict_and_evaluate_in_bfloat16(shell: Shell, checkpoint: Path):
     assert json.loads(finished.out).keys() >= {"pq"}
 
 
-def test_runtimes_and_precisions_have_the_same_names_everywhere():
+def test_runtimes_have_the_same_names_everywhere():
     assert get_args(networks.RuntimeName) == get_args(runtimes.Runtime)
-    assert get_args(networks.PrecisionName) == get_args(runtimes.Precision)
 
 
 def test_predict_without_a_picture_is_wrong_input(shell: Shell, checkpoint: Path):

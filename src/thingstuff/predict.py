@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Shaped
 from PIL import Image
 
+from thingstuff.arithmetic import Precision, usable_precision
 from thingstuff.checkpoint import BUNDLED, Checkpoint, load_checkpoint
 from thingstuff.data.images import read_picture, to_eight_bits, upright_rgb
 from thingstuff.data.transforms import resize_image, target_size
@@ -23,7 +24,7 @@ from thingstuff.model.tta import Look, combine_looks
 from thingstuff.published import PUBLISHED, published_checkpoint
 from thingstuff.recipe_model import TTAConfig
 from thingstuff.result import Result, SemanticSource, to_instances, to_panoptic
-from thingstuff.runtimes import FileRuntime, Precision, Runtime, converted, is_exported, open_exported, pick_runtime
+from thingstuff.runtimes import FileRuntime, Runtime, converted, is_exported, open_exported, pick_runtime
 from thingstuff.structures import Outputs, PanopticMaps, PixelKind, Size
 
 MAX_PIXELS = 100_000
@@ -83,7 +84,7 @@ class Model:
             return
         self._network = _made_fast(checkpoint.network()).to(where)
         self._prepare(checkpoint, short_side, max_side, tta)
-        self._bfloat16 = precision == "bfloat16"
+        self._bfloat16 = usable_precision(precision, where) == "bfloat16"
         if runtime == "compile":
             self._forward = compiled(self._network)
 
@@ -243,8 +244,8 @@ def load(
             ``openvino``: the checkpoint is converted at its first use, and kept; ``auto``: OpenVINO where it is
             installed, else ONNX Runtime, else torch; torch also on other devices than the processor and with `tta`.
             None: torch for a checkpoint; what an exported file is for.
-        precision: Of the arithmetic: ``bfloat16`` is faster where the machine has it, and changes results; not for
-            ``onnx``.
+        precision: Of the arithmetic: ``bfloat16`` is faster where the machine has it, and changes results; elsewhere it
+            means float32; not for ``onnx``.
 
     Raises:
         InputError: There is no such checkpoint, it is damaged, or it cannot be fetched; or the runtime is not installed

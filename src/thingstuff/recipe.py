@@ -141,7 +141,7 @@ class OptimizerConfig(Schema):
     gradient_clip: Positive | None = None
     """Largest norm of the gradient of all weights."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Of the network's arithmetic; losses and weights stay float32."""
+    """Of the network's arithmetic; losses and weights stay float32, and all does where a machine has no bfloat16."""
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Keep an exponential moving average of the weights and predict with it."""
 

@@ -14,6 +14,7 @@ import torch
 from filelock import FileLock
 from jaxtyping import Shaped, UInt8
 
+from thingstuff.arithmetic import Precision
 from thingstuff.checkpoint import FORMAT, Checkpoint, describe
 from thingstuff.errors import InputError
 from thingstuff.labels import LabelSet
@@ -23,8 +24,6 @@ from thingstuff.structures import Instances, PanopticMaps, Size
 
 Runtime = Literal["torch", "compile", "onnx", "openvino", "auto"]
 """What computes; see ``predict.load``."""
-Precision = Literal["float32", "bfloat16"]
-"""Of OpenVINO's arithmetic."""
 ExportKind = Literal["onnx", "openvino", "torch"]
 """What a file is exported for."""
 

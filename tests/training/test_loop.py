@@ -18,16 +18,18 @@ import torch
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from thingstuff import arithmetic
 from thingstuff.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from thingstuff.data.scenes import SceneSource
 from thingstuff.errors import InputError, InterruptedWork
 from thingstuff.evaluate import Evaluation
 from thingstuff.predict import load
 from thingstuff.recipe import Recipe, derive
-from thingstuff.structures import Sample
+from thingstuff.structures import Batch, Sample
 from thingstuff.training import diary, loop
 from thingstuff.training.logs import read_rows
 from thingstuff.training.loop import train
+from thingstuff.training.objective import Losses, Objective
 from thingstuff.training.optim import learning_rate_factor
 from thingstuff.training.run import Run
 from thingstuff.training.state import STATE_FILE
@@ -139,6 +141,28 @@ def test_windows_are_not_grouped_by_the_shape_of_their_pictures(
         train(derive(tiny_recipe, augmentation__crop=crop), Run(tmp_path / "run"))
 
 
+@pytest.mark.parametrize(("there", "used"), [(True, "bfloat16"), (False, "float32")])
+def test_bfloat16_is_used_where_the_machine_has_it(
+    tiny_recipe: Recipe,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    there: bool,
+    used: str,
+) -> None:
+    seen, forward = [], Objective.forward
+
+    def watched(objective: Objective, batch: Batch) -> Losses:
+        seen.append(torch.is_autocast_enabled("cpu"))
+        return forward(objective, batch)
+
+    monkeypatch.setattr(arithmetic, "_has_bfloat16", lambda _: there)
+    monkeypatch.setattr(Objective, "forward", watched)
+    train(derive(tiny_recipe, optim__precision="bfloat16"), Run(tmp_path / "run", stop_after=1))
+    assert seen == [there]
+    assert f"on cpu in {used}, learning rate" in " ".join(capsys.readouterr().err.split())
+
+
 # --- killed and resumed ---
 
 
@@ -149,7 +173,8 @@ def start() -> Callable[[Recipe, Run], ForkServerProcess]:
     context.set_forkserver_preload(["thingstuff.training.loop", "accelerate", "torch.utils.tensorboard"])
 
     def begin(recipe: Recipe, run: Run) -> ForkServerProcess:
-        process = context.Process(target=train, args=(recipe, run))
+        # As a daemon, so that one that hangs does not outlive the tests.
+        process = context.Process(target=train, args=(recipe, run), daemon=True)
         process.start()
         return process
 

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
+from thingstuff.arithmetic import Precision
 from thingstuff.cli import FAILED, SUCCESS
 from thingstuff.commands.terminal import parse, say, say_json, warn
 from thingstuff.errors import InputError, InterruptedWork
@@ -16,7 +17,6 @@ from thingstuff.recipe import Recipe, derive, read_recipe
 from thingstuff.recipes import FROM_DATA, RECIPES, find_recipe, tiny_facades
 
 RuntimeName = Literal["torch", "compile", "onnx", "openvino", "auto"]
-PrecisionName = Literal["float32", "bfloat16"]
 """As in ``runtimes``, which imports torch: `--help` has no time for that."""
 
 # --- demo ---
@@ -181,8 +181,8 @@ class EvaluateOptions:
     """Look at every picture several times, as the recipe's `tta` says: at several sizes and mirrored. Slower."""
     runtime: RuntimeName | None = None
     """What computes; `auto` is the fastest that is installed. None: torch, or what an exported file is for."""
-    precision: PrecisionName = "float32"
-    """Of the arithmetic; bfloat16 is faster where the machine has it, and changes results a little; not for onnx."""
+    precision: Precision = "float32"
+    """Of the arithmetic; bfloat16 is faster and changes results a little; float32 where the machine has none."""
     skip_damaged: bool = False
     """Leave damaged pictures out instead of stopping."""
     json: bool = False
@@ -267,8 +267,8 @@ class PredictOptions:
     """Look at every picture several times, as the recipe's `tta` says: at several sizes and mirrored. Slower."""
     runtime: RuntimeName | None = None
     """What computes; `auto` is the fastest that is installed. None: torch, or what an exported file is for."""
-    precision: PrecisionName = "float32"
-    """Of the arithmetic; bfloat16 is faster where the machine has it, and changes results a little; not for onnx."""
+    precision: Precision = "float32"
+    """Of the arithmetic; bfloat16 is faster and changes results a little; float32 where the machine has none."""
     skip_damaged: bool = False
     """Leave damaged pictures out instead of stopping."""
     json: bool = False

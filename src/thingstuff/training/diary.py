@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from rich.progress import TextColumn
 
+from thingstuff.arithmetic import usable_precision
 from thingstuff.checkpoint import Checkpoint, save_checkpoint, write_synced
 from thingstuff.data.loader import PictureSource
 from thingstuff.errors import InterruptedWork
@@ -76,11 +77,12 @@ class Diary:
 
     def _announcement(self) -> str:
         """What is about to happen, in a line."""
-        plan, step = self.plan, self.trainee.progress.step
+        plan, step, device = self.plan, self.trainee.progress.step, self.accelerator.device
+        precision = usable_precision(self.recipe.optim.precision, device)
         begin = f"from step {step} to" if step else "for"
         return (
             f"training {self.recipe.name} {begin} {plan.steps} steps of {plan.batch_size} pictures on "
-            f"{self.accelerator.device} in {self.recipe.optim.precision}, learning rate {plan.learning_rate:g}: "
+            f"{device} in {precision}, learning rate {plan.learning_rate:g}: "
             f"{self.run.out}"
         )
 

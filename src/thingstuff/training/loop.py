@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from thingstuff.arithmetic import usable_precision
 from thingstuff.checkpoint import Checkpoint
 from thingstuff.data.loader import PictureSource, training_loader
 from thingstuff.data.transforms import augment, collate
@@ -57,7 +58,8 @@ def train(recipe: Recipe, run: Run) -> Path:
     wrapped, optimizer = accelerator.prepare(objective, trainee.optimizer)
     batches = _read_batches(recipe, run, plan, train_source, progress.step, accelerator)
     judged = trainee.network if average is None else average.module
-    device, bfloat16 = accelerator.device, recipe.optim.precision == "bfloat16"
+    device = accelerator.device
+    bfloat16 = usable_precision(recipe.optim.precision, device) == "bfloat16"
     last = plan.steps if run.stop_after is None else min(plan.steps, run.stop_after)
     patience = recipe.schedule.early_stopping or plan.steps
     with Diary(recipe, run, plan, trainee, settings, accelerator) as diary, _on_the_way(run.out):
