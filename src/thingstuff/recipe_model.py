@@ -17,6 +17,7 @@ from thingstuff.structures import (
     MaskPaste,
     NormKind,
     PixelKind,
+    StuffFrame,
     StuffMajority,
 )
 
@@ -261,7 +262,10 @@ class FusionConfig(Schema):
     """An instance stays out if better ones hide more than this share of it; `panoptic_logits`: better ones of its
     class. UPSNet: 0.3."""
     stuff_area: Annotated[int, Field(ge=0)] = 4096
-    """Stuff of fewer pixels of the output stays out."""
+    """Stuff of fewer pixels stays out."""
+    stuff_frame: StuffFrame = "output"
+    """Pixels of the `output` (Detectron2, UPSNet), or of the picture as the `network` sees it: then the limit is the
+    same share of a picture at whatever size its map is asked for."""
     iou_threshold: Fraction = 0.5
     """Largest overlap of two boxes of any class that enter `panoptic_logits`."""
     kept_fraction: Annotated[float, Field(gt=0, le=1)] = 0.7

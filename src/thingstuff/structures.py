@@ -51,6 +51,8 @@ BottomUpOrder = Literal["paper", "mmdet"]
 """What a level of the bottom-up path is made of: the finished one below, or that before its last convolution."""
 LevelFusion = Literal["max", "sum"]
 """How features of one region from several levels become one."""
+StuffFrame = Literal["output", "network"]
+"""Whose pixels a limit for stuff counts: the map's that is asked for, or the picture's as the network sees it."""
 StuffMajority = Literal["half", "more_than_half"]
 """Share of an instance that must look like one stuff class for the instance to become that stuff."""
 PixelKind = Literal["rgb", "uint8", "uint16"]

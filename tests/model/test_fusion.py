@@ -205,6 +205,15 @@ def test_limits_are_pixels_of_the_output() -> None:
     assert segments(merge(None, semantic, (16, 32), stuff_area=65)) == [(0, 256), (1, 256)]
 
 
+@pytest.mark.parametrize("output_size", [(8, 16), (16, 32), (4, 4)])
+def test_limits_in_pixels_of_the_network_are_a_share_of_the_picture(output_size: Size) -> None:
+    semantic = columns((0, 2), (1, 2))
+    pixels = output_size[0] * output_size[1] // 2
+    found = segments(merge(None, semantic, output_size, stuff_area=64, stuff_frame="network"))
+    assert found == [(0, pixels), (1, pixels)]
+    assert segments(merge(None, semantic, output_size, stuff_area=65, stuff_frame="network")) == []
+
+
 def test_output_of_one_pixel() -> None:
     maps = merge(instances([[0, 0, 16, 8]], [0.9]), columns((0, 4)), (1, 1))
     assert segments(maps) == [(STUFF, 1)]

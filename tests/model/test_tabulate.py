@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from thingstuff.model.tabulate import tabulate
-from thingstuff.structures import PanopticMaps, StuffMajority
+from thingstuff.model.tabulate import smallest_stuff, tabulate
+from thingstuff.structures import PanopticMaps, Size, StuffFrame, StuffMajority
 
 VOID = 255
 
@@ -116,3 +116,15 @@ def test_an_instance_without_pixels_has_no_row() -> None:
     assert maps.valid.tolist() == [True, True, False]
     assert maps.labels[:2].tolist() == [1, 0]
     assert maps.scores[:2].tolist() == pytest.approx([0.8, 1.0])
+
+
+@pytest.mark.parametrize(
+    ("frame", "output_size", "fewest"),
+    [("output", (20, 20), 7), ("network", (10, 20), 7), ("network", (20, 40), 28), ("network", (3, 3), 1)],
+)
+def test_smallest_stuff(frame: StuffFrame, output_size: Size, fewest: int) -> None:
+    assert smallest_stuff(7, frame, (10, 20), output_size) == fewest  # 7 * 9 / 200 is 0.3
+
+
+def test_without_a_limit_any_pixel_is_enough() -> None:
+    assert smallest_stuff(0, "network", (10, 20), (333, 7)) == 0

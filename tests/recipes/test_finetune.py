@@ -68,6 +68,13 @@ def test_photographs_on_a_processor() -> None:
     assert recipe.augmentation.paste == 0
 
 
+def test_the_limit_of_stuff_is_that_of_the_size_the_network_sees() -> None:
+    large = replace(PHOTOGRAPHS, short_side=1200.0, stuff_area=4800.0)
+    recipe, _ = finetune(large, PROCESSOR, tiny_facades(), short_side=300)
+    assert recipe.model.fusion is not None
+    assert (recipe.model.fusion.stuff_area, recipe.model.fusion.stuff_frame) == (300, "network")
+
+
 def test_what_small_recipes_were_found_with_is_chosen_again() -> None:
     """Numbers of the nuclei of 2018's Data Science Bowl: `tiny_nuclei` has (8, ..., 128), 250, 600 and 500, 400."""
     nuclei = replace(

@@ -212,6 +212,7 @@ def _build_fusion(config: FusionConfig | None, region: RegionConfig | None, labe
                 score_threshold=config.score_threshold,
                 overlap_threshold=config.overlap_threshold,
                 stuff_area=config.stuff_area,
+                stuff_frame=config.stuff_frame,
                 mask_paste=region.mask_head.mask_paste,
             )
         case "panoptic_logits":
@@ -221,6 +222,7 @@ def _build_fusion(config: FusionConfig | None, region: RegionConfig | None, labe
                 score_threshold=config.score_threshold,
                 overlap_threshold=config.overlap_threshold,
                 stuff_area=config.stuff_area,
+                stuff_frame=config.stuff_frame,
                 unknown=config.kept_fraction < 1,
                 stuff_majority=config.stuff_majority,
             )

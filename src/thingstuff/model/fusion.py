@@ -19,8 +19,8 @@ from thingstuff.model.panoptic_head import (
 )
 from thingstuff.model.pasting import Paste, find_paste
 from thingstuff.model.strongest import pad_to_tiles, strongest
-from thingstuff.model.tabulate import tabulate
-from thingstuff.structures import MaskPaste, Outputs, PanopticMaps, Size, StuffMajority
+from thingstuff.model.tabulate import smallest_stuff, tabulate
+from thingstuff.structures import MaskPaste, Outputs, PanopticMaps, Size, StuffFrame, StuffMajority
 
 _BLOCK = 48
 """Pixels on the side of a block of the output: small, so that few semantic channels can win in it, but not too many."""
@@ -52,6 +52,7 @@ def merge_by_score(
     score_threshold: float = 0.5,
     overlap_threshold: float = 0.5,
     stuff_area: int = 4096,
+    stuff_frame: StuffFrame = "output",
     mask_paste: MaskPaste = "pixel_centers",
 ) -> PanopticMaps:
     """Panoptic FPN's heuristic: instances by score, each where no better one is, then stuff in what is left.
@@ -67,11 +68,13 @@ def merge_by_score(
         num_stuff: Stuff classes, which are the first semantic channels.
         score_threshold: Instances below it stay out.
         overlap_threshold: An instance stays out if better ones hide more than this share of it.
-        stuff_area: Stuff of fewer pixels (of the output) stays out.
+        stuff_area: Stuff of fewer pixels stays out.
+        stuff_frame: Whose pixels these are.
         mask_paste: How masks come to the picture.
 
     Source: Kirillov et al., Panoptic Feature Pyramid Networks, CVPR 2019, section 3; Detectron2 for the order of steps.
     """
+    smallest = smallest_stuff(stuff_area, stuff_frame, size, output_size)
     if torch.compiler.is_compiling():
         return merge_in_graph(
             outputs,
@@ -81,7 +84,7 @@ def merge_by_score(
             num_stuff=num_stuff,
             score_threshold=score_threshold,
             overlap_threshold=overlap_threshold,
-            stuff_area=stuff_area,
+            stuff_area=smallest,
             mask_paste=mask_paste,
         )
     device = (outputs.instances.boxes if outputs.instances else outputs.semantic.logits).device  # pyright: ignore
@@ -94,7 +97,7 @@ def merge_by_score(
         free = torch.where(ids == 0, semantic, num_stuff)
         areas = torch.bincount(free.flatten(), minlength=num_stuff + 1)[:num_stuff].tolist()
         for label, area in enumerate(areas):
-            if area > 0 and area >= stuff_area:
+            if area > 0 and area >= smallest:
                 labels.append(label)
                 scores.append(1.0)
                 ids[free == label] = len(labels)
@@ -240,6 +243,7 @@ def segment_by_logits(
     score_threshold: float = 0.6,
     overlap_threshold: float = 0.3,
     stuff_area: int = 4096,
+    stuff_frame: StuffFrame = "output",
     unknown: bool = True,
     stuff_majority: StuffMajority = "half",
 ) -> PanopticMaps:
@@ -260,7 +264,8 @@ def segment_by_logits(
         num_stuff: Stuff classes, which are the first semantic channels.
         score_threshold: Instances that do not exceed it stay out.
         overlap_threshold: An instance stays out if better ones of its class hide more than this share of it.
-        stuff_area: Stuff of fewer pixels (of the output) stays out.
+        stuff_area: Stuff of fewer pixels stays out.
+        stuff_frame: Whose pixels these are.
         unknown: Whether there is an unknown class.
         stuff_majority: Share of an instance that must look like one stuff class for it to become that.
 
@@ -288,7 +293,7 @@ def segment_by_logits(
         ranked.scores.index_select(0, pixels.rows),
         num_stuff=num_stuff,
         num_classes=num_classes,
-        stuff_area=stuff_area,
+        stuff_area=smallest_stuff(stuff_area, stuff_frame, size, output_size),
         stuff_majority=stuff_majority,
     )
     if in_graph:

@@ -4,7 +4,23 @@ import torch
 from jaxtyping import Float32, Int32, Int64
 from torch import Tensor
 
-from thingstuff.structures import PanopticMaps, StuffMajority
+from thingstuff.structures import PanopticMaps, Size, StuffFrame, StuffMajority
+
+
+def smallest_stuff(stuff_area: int, stuff_frame: StuffFrame, size: Size, output_size: Size) -> int:
+    """Fewest pixels of the output that stuff must have.
+
+    Args:
+        stuff_area: The limit.
+        stuff_frame: Whose pixels it counts.
+        size: Of the picture before padding, as the network sees it.
+        output_size: Of the map.
+    """
+    if stuff_frame == "output":
+        return stuff_area
+    seen = size[0] * size[1]
+    # Rounded up, in whole numbers: in a graph these are sizes that it does not know yet.
+    return (stuff_area * output_size[0] * output_size[1] + seen - 1) // seen
 
 
 def tabulate(

@@ -29,7 +29,7 @@ _CROWDED = 60
 """Objects in a picture from which more regions of a picture are learned from."""
 _CROWDED_SAMPLES = 128
 _STUFF_SHARE = 0.004
-"""Of a picture: less is no stuff that anybody would miss; the 400 pixels of `tiny_facades`."""
+"""Of a picture: less is no stuff that anybody would miss; of 256x256 about the 400 pixels of `tiny_nuclei`."""
 _PROCESSOR_BATCH = 8
 _EPOCHS = 50
 _MANY_CORES = 8
@@ -144,7 +144,7 @@ def finetune(
         size,
         windows,
         *_choose_for_objects(profile, machine, parent, side),
-        *_choose_stuff_area(profile, parent),
+        *_choose_stuff_area(profile, parent, side),
         batch,
         Choice("optim.learning_rate", rate, f"as {parent.name}, in proportion to the batch"),
         length,
@@ -189,6 +189,8 @@ def _what_follows(
             "picture.channel_order": "rgb",
             "augmentation.color": None,
         }
+    if parent.model.fusion is not None:
+        changes["model.fusion.stuff_frame"] = "network"
     region = parent.model.region
     if region is not None and profile.objects_95 > _CROWDED:
         changes["model.region.samples"] = max(region.samples, _CROWDED_SAMPLES)
@@ -260,15 +262,17 @@ def _choose_for_objects(profile: DataProfile, machine: Machine, parent: Recipe, 
     ]
 
 
-def _choose_stuff_area(profile: DataProfile, parent: Recipe) -> list[Choice]:
+def _choose_stuff_area(profile: DataProfile, parent: Recipe, side: int) -> list[Choice]:
     if not profile.num_stuff or parent.model.fusion is None:
         return []
-    share = _STUFF_SHARE * profile.aspect * profile.short_side**2
-    if profile.stuff_area <= share:
-        why = "one in twenty pieces of stuff has fewer pixels"
-    else:
-        why = f"{_STUFF_SHARE:.1%} of a picture, pixels"
-    return [Choice("model.fusion.stuff_area", max(16, math.floor(min(share, profile.stuff_area))), why)]
+    share = _STUFF_SHARE * profile.aspect * side**2
+    seen = profile.stuff_area * (side / profile.short_side) ** 2
+    why = (
+        "one in twenty pieces of stuff has fewer pixels"
+        if seen <= share
+        else f"{_STUFF_SHARE:.1%} of a picture, pixels"
+    )
+    return [Choice("model.fusion.stuff_area", max(16, math.floor(min(share, seen))), f"{why}, at that size")]
 
 
 def _choose_batch(machine: Machine, parent: Recipe, pixels: int) -> Choice:

@@ -49,7 +49,7 @@ def tiny_scenes() -> Recipe:
                 samples=64,
             ),
             semantic=SemanticConfig(channels=64, norm="group", predictor_std=0.01),
-            fusion=FusionConfig(stuff_area=64),
+            fusion=FusionConfig(stuff_area=64, stuff_frame="network"),
         ),
         source=ScenesConfig(),
         augmentation=AugmentationConfig(short_sides=(0,), max_side=1024),
@@ -141,7 +141,9 @@ def tiny_scenes_upsnet() -> Recipe:
         tiny_scenes(),
         name="tiny_scenes_upsnet",
         model__semantic=SemanticConfig(kind="deformable", channels=64, num_layers=2, norm="group", things="separate"),
-        model__fusion=FusionConfig(kind="panoptic_logits", score_threshold=0.6, overlap_threshold=0.3, stuff_area=64),
+        model__fusion=FusionConfig(
+            kind="panoptic_logits", score_threshold=0.6, overlap_threshold=0.3, stuff_area=64, stuff_frame="network"
+        ),
         loss__roi_semantic_weight=1.0,
         loss__panoptic_weight=0.5,
     )
