@@ -38,12 +38,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from measuring import Build, Step, apart, by_size, compare, make_parser, number, print_costs, read_size
+from measuring import PRECISIONS, Build, Step, apart, by_size, compare, make_parser, number, print_costs, read_size
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.detection import MaskRCNN
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 
+from thingstuff.arithmetic import Precision
 from thingstuff.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from thingstuff.convert.classes import coco_labels
 from thingstuff.data.scenes import draw_scene
@@ -53,7 +54,7 @@ from thingstuff.model.build import build_network
 from thingstuff.predict import Model
 from thingstuff.recipe import derive
 from thingstuff.recipes import panoptic_fpn_r50_coco
-from thingstuff.runtimes import Precision, Runtime
+from thingstuff.runtimes import Runtime
 from thingstuff.structures import Size
 
 RUNTIMES: Mapping[Runtime, tuple[Precision, ...]] = {
@@ -62,7 +63,7 @@ RUNTIMES: Mapping[Runtime, tuple[Precision, ...]] = {
     "openvino": ("float32", "bfloat16"),
     "compile": ("float32", "bfloat16"),
 }
-"""Ours, with the precisions of each."""
+"""Ours, with the precisions of each; bfloat16 only where the machine has it."""
 PEERS = ("torchvision", "mask2former")
 THRESHOLD = 0.5
 """Detections with a higher score can enter the map."""
@@ -86,7 +87,7 @@ def main() -> None:
             costs = compare(contenders, options.rounds, options.threads)
             print_costs(f"picture of {by_size(one)} to map", costs, base)
         if not options.no_limit:
-            for precision in RUNTIMES["torch"]:
+            for precision in PRECISIONS:
                 print(apart(partial(limit_table, folder, size, precision, options.rounds, options.threads)))
         for count in options.instances:
             write_weights(folder, size, count, ())
@@ -115,6 +116,7 @@ def ours(folder: Path, size: Size, runtimes: Sequence[Runtime]) -> dict[str, Bui
         f"{runtime}, {precision}": partial(build_ours, folder, size, runtime, precision)
         for runtime in runtimes
         for precision in RUNTIMES[runtime]
+        if precision in PRECISIONS
     }
 
 

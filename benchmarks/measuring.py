@@ -13,11 +13,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from typing import TypeVar
+from typing import TypeVar, get_args
 
 import torch
 from panoptic_head import PROCESS, resident
 
+from thingstuff.arithmetic import Precision, usable_precision
 from thingstuff.structures import Size
 
 Step = Callable[[], str]
@@ -25,6 +26,8 @@ Step = Callable[[], str]
 Build = Callable[[], Step]
 """Prepares a contender in its own process: imports and loading, which do not count."""
 Result = TypeVar("Result")
+PRECISIONS = tuple(one for one in get_args(Precision) if usable_precision(one, torch.device("cpu")) == one)
+"""Those that this machine has."""
 PAUSE = 0.3
 """Seconds between turns, in which the waiting threads of the last contender go to sleep."""
 

@@ -16,14 +16,14 @@ import tempfile
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
 from inference import FILES, torchvision_network, write_weights
-from measuring import Build, Step, by_size, compare, make_parser, print_costs
+from measuring import PRECISIONS, Build, Step, by_size, compare, make_parser, print_costs
 from torch import Tensor, nn
 
+from thingstuff.arithmetic import Precision
 from thingstuff.checkpoint import load_checkpoint
 from thingstuff.convert.classes import coco_labels
 from thingstuff.data.scenes import draw_scene
@@ -34,8 +34,6 @@ from thingstuff.structures import Sample, Size, Truth, TruthSegment
 from thingstuff.training.objective import Objective
 from thingstuff.training.optim import follow_schedule, make_optimizer
 
-TrainingPrecision = Literal["float32", "bfloat16"]
-PRECISIONS: tuple[TrainingPrecision, ...] = ("float32", "bfloat16")
 STRIPES = 6
 """Stuff segments of a picture."""
 
@@ -65,9 +63,7 @@ def _read_options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def build_ours(
-    folder: Path, size: Size, instances: int, batch_size: int = 1, precision: TrainingPrecision = "float32"
-) -> Step:
+def build_ours(folder: Path, size: Size, instances: int, batch_size: int = 1, precision: Precision = "float32") -> Step:
     """The step of the package's loop."""
     checkpoint = load_checkpoint(folder / FILES["ours"])
     labels, recipe = checkpoint.labels, checkpoint.recipe
@@ -92,7 +88,7 @@ def build_ours(
 
 
 def build_torchvision(
-    folder: Path, size: Size, instances: int, batch_size: int = 1, precision: TrainingPrecision = "float32"
+    folder: Path, size: Size, instances: int, batch_size: int = 1, precision: Precision = "float32"
 ) -> Step:
     """The step of torchvision's training script, with the same optimiser."""
     network = torchvision_network(size)
