@@ -340,7 +340,7 @@ def test_the_graph_run_by_hand_sees_what_the_network_sees(tiny_checkpoint: Check
 
 
 def difference(**changes: Any) -> Difference:
-    return replace(Difference("scene", (5, 5), 1.0, 1.0, (9, 9), 0.0, 0.0), **changes)
+    return replace(Difference("scene", (5, 5), 1.0, 1.0, (9, 9), 0.0, 0.0, 0.0), **changes)
 
 
 @pytest.mark.parametrize(
@@ -351,6 +351,8 @@ def difference(**changes: Any) -> Difference:
         ({"agreement": 0.998}, r"99\.800% of the pixels agree, at least 99\.9% have to"),
         ({"semantic": 0.5}, r"50\.000% of the pixels agree"),
         ({"boxes": 0.02}, r"a box is off by 0\.02 pixels, at most 0\.01"),
+        ({"scores": 0.002}, r"a score is off by 0\.002, at most 0\.001"),
+        ({"masks": 0.5}, r"a mask is off by a probability of 0\.5, at most 0\.02"),
     ],
 )
 def test_a_file_that_differs_is_refused(changes: dict[str, Any], message: str) -> None:
@@ -390,9 +392,24 @@ def test_furthest_box_and_score() -> None:
         return DetectedInstances(boxes, scores, np.array([kind for _, _, kind in rows]), None, (9, 9))
 
     one = instances((0, 0.5, 1), (10, 0.5, 1), (0, 0.25, 2))
-    assert furthest(one, one) == (0, 0)
-    assert furthest(one, instances((10, 0.5, 1), (0, 0.5, 1), (0.5, 0.75, 2))) == (0.5, 0.5)
-    assert furthest(one, instances((0, 0.5, 1), (10, 0.5, 1), (0, 0.25, 3))) == (np.inf, np.inf)
+    assert furthest(one, one) == (0, 0, 0)
+    assert furthest(one, instances((10, 0.5, 1), (0, 0.5, 1), (0.5, 0.75, 2))) == (0.5, 0.5, 0)
+    nowhere = (np.inf, np.inf, np.inf)
+    assert furthest(one, instances((0, 0.5, 1), (10, 0.5, 1), (0, 0.25, 3))) == nowhere
+    assert furthest(one, instances((0, 0.5, 1), (np.nan, 0.5, 1), (0, 0.25, 2))) == nowhere
+    assert furthest(one, instances((0, 0.5, 1), (10, np.nan, 1), (0, 0.25, 2))) == nowhere
+    # Twice the first does not make up for the second.
+    assert furthest(one, instances((0, 0.5, 1), (0, 0.5, 1), (0, 0.25, 2))) == (10, 0, 0)
+
+
+def test_furthest_mask() -> None:
+    def instance(probability: float) -> DetectedInstances:
+        box, score = np.array([[0, 0, 5, 5]], dtype=np.float32), np.array([0.5], dtype=np.float32)
+        masks = np.full((1, 2, 2), probability, dtype=np.float32)
+        return DetectedInstances(box, score, np.array([1]), masks, (9, 9))
+
+    assert furthest(instance(0.25), instance(0.75)) == (0, 0, 0.5)
+    assert furthest(instance(0.25), instance(np.nan)) == (0, 0, np.inf)
 
 
 # --- wrong input ---
@@ -403,6 +420,11 @@ def test_wrong_names_and_numbers(checkpoint: Checkpoint, tmp_path: Path) -> None
         export_checkpoint(checkpoint, "onnx", tmp_path / "a.bin")
     with pytest.raises(InputError, match="batch is 0; give 1 to 64"):
         export_checkpoint(checkpoint, "onnx", tmp_path / "a.onnx", batch=0)
+    for folder in (Path(), tmp_path):
+        with pytest.raises(InputError, match=r"is a folder; give the name of a file that ends in \.onnx"):
+            export_checkpoint(checkpoint, "onnx", folder)
+    with pytest.raises(InputError, match=r"absent\.jpg"):  # said before anything is written
+        export_checkpoint(checkpoint, "onnx", tmp_path / "a.onnx", pictures=[tmp_path / "absent.jpg"])
 
 
 def test_a_folder_that_cannot_be_made(checkpoint: Checkpoint, tmp_path: Path) -> None:

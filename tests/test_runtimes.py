@@ -3,12 +3,15 @@
 import importlib.util
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch._dynamo.exc import FailOnRecompileLimitHit
+from torch._inductor.exc import InductorError
 
 from thingstuff import runtimes
 from thingstuff.checkpoint import Checkpoint
@@ -48,9 +51,9 @@ def pick(runtime: str, precision: str = "float32", on_processor: bool = True, tt
 
 @pytest.mark.parametrize(
     ("absent", "chosen"),
-    [((), "openvino"), (("openvino",), "onnx"), (("openvino", "onnxruntime"), "torch"), (("onnxscript",), "torch")],
+    [((), "openvino"), (("openvino",), "torch"), (("onnxruntime",), "openvino"), (("onnxscript",), "torch")],
 )
-def test_auto_takes_the_fastest_installed(
+def test_auto_takes_openvino_where_it_is_installed(
     absent: tuple[str, ...], chosen: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     everything = {"onnx", "onnxscript", "onnxruntime", "openvino"}
@@ -58,8 +61,7 @@ def test_auto_takes_the_fastest_installed(
     assert pick("auto") == chosen
     assert pick("auto", on_processor=False) == "torch"
     assert pick("auto", tta=True) == "torch"
-    # ONNX Runtime has no bfloat16.
-    assert pick("auto", "bfloat16") == ("torch" if chosen == "onnx" else chosen)
+    assert pick("auto", "bfloat16") == chosen
 
 
 @pytest.mark.parametrize(
@@ -263,6 +265,50 @@ def test_a_cache_that_cannot_be_made(
         converted(tiny_checkpoint, "onnx", "float32")
 
 
+def test_a_damaged_conversion_is_made_anew_and_leftovers_go(
+    tiny_checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("THINGSTUFF_CACHE", str(tmp_path))
+    path = tmp_path / "runtimes" / f"{fingerprint(tiny_checkpoint, 'onnx')}.onnx"
+    (path.parent / f".{path.stem}.killed").mkdir(parents=True)
+    (path.parent / ".another.running").mkdir()
+    path.write_bytes(b"cut short")
+    monkeypatch.setattr(
+        "thingstuff.export.export_checkpoint",
+        lambda checkpoint, kind, out: identity_file(out, write_metadata(checkpoint, 1)),
+    )
+    assert converted(tiny_checkpoint, "onnx", "float32").checkpoint.recipe == tiny_checkpoint.recipe
+    assert sorted(one.name for one in path.parent.glob(".*")) == [".another.running"]
+
+
+def test_a_package_under_another_name(tiny_checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    """onnxruntime-gpu is imported as onnxruntime."""
+    pytest.importorskip("onnxruntime")
+    usual = fingerprint(tiny_checkpoint, "onnx")
+
+    def absent(name: str) -> str:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(runtimes, "version", lambda name: absent(name) if name == "onnxruntime" else version(name))
+    assert fingerprint(tiny_checkpoint, "onnx") == usual
+    monkeypatch.setattr(runtimes, "CONVERSION", 0)
+    assert fingerprint(tiny_checkpoint, "onnx") != usual
+
+
+def test_auto_takes_torch_where_the_conversion_fails(
+    tiny_checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("THINGSTUFF_CACHE", str(tmp_path / "file"))
+    expected = Model(tiny_checkpoint)(SCENE).ids
+    monkeypatch.setattr("thingstuff.predict.pick_runtime", lambda *_, **__: "openvino")
+    with pytest.warns(UserWarning, match="runtime 'auto' takes torch: .* set THINGSTUFF_CACHE"):
+        model = Model(tiny_checkpoint, runtime="auto")
+    assert same(model(SCENE).ids, expected)
+    with pytest.raises(InputError, match="set THINGSTUFF_CACHE"):
+        Model(tiny_checkpoint, runtime="openvino")
+
+
 # --- torch's compiler ---
 
 
@@ -277,3 +323,22 @@ def test_compiled_networks_are_asked_for_outputs(tiny_checkpoint: Checkpoint, mo
     found = Model(tiny_checkpoint, runtime="compile")(SCENE)
     assert asked == [True]
     assert same(found.ids, Model(tiny_checkpoint)(SCENE).ids)
+
+
+@pytest.mark.parametrize("fails", ["limit", "compiler"])
+def test_what_the_compiler_cannot_do(tiny_checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch, fails: str) -> None:
+    def compile_nothing(network: torch.nn.Module, *, fullgraph: bool) -> Callable[..., Any]:
+        def run(*_: torch.Tensor) -> Any:
+            if fails == "limit":
+                raise FailOnRecompileLimitHit("eight were enough")
+            raise InductorError(RuntimeError("no compiler"), None)  # pyright: ignore[reportArgumentType]
+
+        return run
+
+    monkeypatch.setattr(torch, "compile", compile_nothing)
+    model = Model(tiny_checkpoint, runtime="compile")
+    if fails == "limit":
+        assert same(model(SCENE).ids, Model(tiny_checkpoint)(SCENE).ids)
+    else:
+        with pytest.raises(InputError, match=r"runtime 'compile' needs a C\+\+ compiler that works .*use 'torch'"):
+            model(SCENE)

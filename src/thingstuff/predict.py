@@ -1,6 +1,7 @@
 """From a picture in any form to a result: what `thingstuff.load` returns."""
 
 import difflib
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from numbers import Integral
 from pathlib import Path
@@ -77,15 +78,20 @@ class Model:
         precision: Precision = "float32",
     ) -> None:
         where = _usable_device(device)
-        runtime = pick_runtime(runtime, precision, on_processor=where.type == "cpu", tta=tta)
-        if runtime in ("onnx", "openvino"):
+        chosen = pick_runtime(runtime, precision, on_processor=where.type == "cpu", tta=tta)
+        if chosen in ("onnx", "openvino"):
             self._prepare(checkpoint, short_side, max_side, tta=False)
-            self._file = converted(checkpoint, runtime, precision)
-            return
+            try:
+                self._file = converted(checkpoint, chosen, precision)
+                return
+            except InputError as error:
+                if runtime != "auto":
+                    raise
+                warnings.warn(f"runtime 'auto' takes torch: {error}", stacklevel=2)
         self._network = _made_fast(checkpoint.network()).to(where)
         self._prepare(checkpoint, short_side, max_side, tta)
         self._bfloat16 = usable_precision(precision, where) == "bfloat16"
-        if runtime == "compile":
+        if chosen == "compile":
             self._forward = compiled(self._network)
 
     @classmethod
@@ -242,7 +248,8 @@ def load(
             and unite what is seen. Better and several times slower.
         runtime: What computes. ``torch``; ``compile``: torch's compiler, whose first picture takes long; ``onnx`` and
             ``openvino``: the checkpoint is converted at its first use, and kept; ``auto``: OpenVINO where it is
-            installed, else ONNX Runtime, else torch; torch also on other devices than the processor and with `tta`.
+            installed, else torch; torch also on other devices than the processor, with `tta`, and with a warning where
+            the conversion fails.
             None: torch for a checkpoint; what an exported file is for.
         precision: Of the arithmetic: ``bfloat16`` is faster where the machine has it, and changes results; elsewhere it
             means float32; not for ``onnx``.
@@ -304,14 +311,25 @@ def _made_fast(network: PanopticSegmenter) -> PanopticSegmenter:
 
 
 def compiled(network: PanopticSegmenter) -> Callable[[torch.Tensor, torch.Tensor], Outputs]:
-    """The network's forward through torch's compiler, as one graph. Fusion stays as it is: it works inside of boxes."""
+    """The network's forward through torch's compiler, as one graph. Fusion stays as it is: it works inside of boxes.
+
+    Pictures of a new kind of size are compiled for, up to the compiler's own limit; then they run as they are.
+    """
     import torch._dynamo
+    from torch._dynamo.exc import FailOnRecompileLimitHit
+    from torch._inductor.exc import InductorError
 
     forward = torch.compile(network, fullgraph=True)
 
     def run(images: torch.Tensor, sizes: torch.Tensor) -> Outputs:
-        with torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True):
-            return forward(images, sizes)
+        try:
+            with torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True):
+                return forward(images, sizes)
+        except FailOnRecompileLimitHit:
+            return network(images, sizes)
+        except InductorError as error:
+            reason = " ".join(str(error).split())[:160]
+            raise InputError(f"runtime 'compile' needs a C++ compiler that works ({reason}); use 'torch'") from error
 
     return run
 

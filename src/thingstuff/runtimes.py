@@ -1,11 +1,14 @@
 """What runs a network besides torch: exported files, opened and asked; conversions, kept for the next time."""
 
 import hashlib
+import importlib
 import importlib.util
 import json
-from collections.abc import Callable, Mapping
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -35,7 +38,7 @@ PACKAGES: Mapping[ExportKind, tuple[str, ...]] = {
     "torch": (),
 }
 """What a conversion needs; the last one runs the file."""
-EXTRAS: Mapping[ExportKind, str] = {"onnx": "export", "openvino": "openvino", "torch": "export"}
+EXTRAS: Mapping[ExportKind, str] = {"onnx": "export", "openvino": "openvino"}
 """The extra of this package to install for that."""
 # The names of what a file says.
 PANOPTIC_OUTPUTS = ("panoptic_ids", "segment_labels", "segment_scores", "segment_areas", "segment_valid")
@@ -48,6 +51,8 @@ SEMANTIC_OUTPUT = "semantic"
 """Strongest output of the semantic branch at every pixel, (B, H, W)."""
 METADATA = ("format", "recipe", "labels", "metrics", "credit", "versions", "batch")
 """Names of the texts that stand in an exported file."""
+CONVERSION = 2
+"""Counted up with every change of what a conversion holds, so that those kept from before are made anew."""
 OPENVINO_SECTION = "thingstuff"
 """Where OpenVINO's files hold our metadata."""
 
@@ -131,9 +136,8 @@ def pick_runtime(runtime: str, precision: str, *, on_processor: bool, tta: bool)
         raise InputError(f"runtime is {runtime!r}; choose one of {', '.join(get_args(Runtime))}")
     _check_precision(precision)
     if runtime == "auto":
-        kinds: tuple[ExportKind, ...] = ("openvino", "onnx") if precision == "float32" else ("openvino",)
-        kinds = kinds if on_processor and not tta else ()
-        runtime = next((kind for kind in kinds if not missing_packages(kind)), "torch")
+        # ONNX Runtime was slower than torch wherever both were measured.
+        runtime = "openvino" if on_processor and not tta and not missing_packages("openvino") else "torch"
     _check_combination(runtime, precision, on_processor, tta)
     known: Runtime = runtime  # pyright: ignore[reportAssignmentType]
     if known == "onnx" or known == "openvino":
@@ -173,7 +177,7 @@ def require_packages(kind: ExportKind, *, only_running: bool = False) -> None:
 
 def is_exported(name: str | Path) -> bool:
     """Whether a name is that of an exported file, not of a checkpoint or a network."""
-    return Path(name).suffix in SUFFIXES.values()
+    return Path(name).suffix.lower() in SUFFIXES.values()
 
 
 def open_exported(
@@ -194,7 +198,7 @@ def open_exported(
     Raises:
         InputError: It is missing, damaged, of another program, or does not go with the rest.
     """
-    kind: ExportKind = next(kind for kind, suffix in SUFFIXES.items() if suffix == path.suffix)
+    kind: ExportKind = next(kind for kind, suffix in SUFFIXES.items() if suffix == path.suffix.lower())
     if not path.is_file():
         raise InputError(f"{path}: there is no such file; `thingstuff export` writes one")
     if runtime not in (None, "auto", kind):
@@ -308,26 +312,60 @@ def converted(checkpoint: Checkpoint, kind: Literal["onnx", "openvino"], precisi
 
     folder = cache_folder() / "runtimes"
     path = folder / f"{fingerprint(checkpoint, kind)}{SUFFIXES[kind]}"
-    if not path.exists():
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(
-                f"{folder}: cannot be made ({error.strerror}); set THINGSTUFF_CACHE to a folder for conversions"
-            ) from error
-        with FileLock(path.with_suffix(".lock")):
-            if not path.exists():
-                export_checkpoint(checkpoint, kind, path)
+    if found := _open_kept(path, kind, precision):
+        return found
+    with _alone(path):
+        if found := _open_kept(path, kind, precision):  # another process was faster
+            return found
+        for leftover in folder.glob(f".{path.stem}.*"):  # of a conversion that was killed
+            shutil.rmtree(leftover, ignore_errors=True)
+        export_checkpoint(checkpoint, kind, path)
     found = open_exported(path, kind, precision, on_processor=True, tta=False)
     assert isinstance(found, FileRuntime)
     return found
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """While no other process makes this file."""
+    lock = FileLock(path.with_suffix(".lock"))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except OSError as error:
+        raise InputError(
+            f"{path.parent}: cannot be written ({error.strerror}); set THINGSTUFF_CACHE to a folder for conversions"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _open_kept(path: Path, kind: ExportKind, precision: str) -> FileRuntime | None:
+    """A conversion that was kept; None where there is none, or a damaged one, which is then made anew."""
+    try:
+        found = open_exported(path, kind, precision, on_processor=True, tta=False) if path.exists() else None
+    except InputError:
+        return None
+    assert not isinstance(found, Checkpoint)
+    return found
+
+
+def _version(package: str) -> str:
+    """Of a package that can be imported; it may be installed under another name, as onnxruntime-gpu is."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return str(importlib.import_module(package).__version__)
 
 
 def fingerprint(checkpoint: Checkpoint, kind: ExportKind) -> str:
     """A name that changes with everything a conversion depends on: weights, recipe, classes, versions."""
     packages = ("thingstuff", "torch", "torchvision", "timm", *PACKAGES[kind])
     digest = hashlib.sha256()
-    texts: list[Any] = [kind, *((name, version(name)) for name in packages), *write_metadata(checkpoint, 1).items()]
+    versions = ((name, _version(name)) for name in packages)
+    texts: list[Any] = [kind, CONVERSION, *versions, *write_metadata(checkpoint, 1).items()]
     digest.update(json.dumps(texts).encode())
     for name, tensor in sorted(checkpoint.weights.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

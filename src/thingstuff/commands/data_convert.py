@@ -107,7 +107,12 @@ def _find_table(options: ConvertOptions, found: Format, source: DrawingSource) -
                 f"take it with --labels {path}, or move it away to get a new one"
             )
         counts = count_names(source, options.skip_errors, track)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(
+                f"{path.parent}: cannot be made ({error.strerror}); name an OUT in a folder of yours"
+            ) from error
         write_table(path, source.categories, counts, str(options.source))
         raise InputError(
             f"{options.source} does not say what is thing and what is stuff; edit {path}, which has all "

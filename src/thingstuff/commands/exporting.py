@@ -69,6 +69,7 @@ def _line(difference: "Difference") -> str:
     if difference.instances is not None:
         parts.append(f"{difference.instances[1]} of {difference.instances[0]} instances")
         parts.append(f"boxes within {difference.boxes:.1e} px, scores within {difference.scores:.1e}")
+        parts.append(f"masks within {difference.masks:.1e}")
     return f"{difference.picture}: {', '.join(parts)}"
 
 

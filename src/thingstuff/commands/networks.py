@@ -180,7 +180,7 @@ class EvaluateOptions:
     tta: bool = False
     """Look at every picture several times, as the recipe's `tta` says: at several sizes and mirrored. Slower."""
     runtime: RuntimeName | None = None
-    """What computes; `auto` is the fastest that is installed. None: torch, or what an exported file is for."""
+    """What computes; `auto` is OpenVINO where it is installed. None: torch, or what an exported file is for."""
     precision: Precision = "float32"
     """Of the arithmetic; bfloat16 is faster and changes results a little; float32 where the machine has none."""
     skip_damaged: bool = False
@@ -266,7 +266,7 @@ class PredictOptions:
     tta: bool = False
     """Look at every picture several times, as the recipe's `tta` says: at several sizes and mirrored. Slower."""
     runtime: RuntimeName | None = None
-    """What computes; `auto` is the fastest that is installed. None: torch, or what an exported file is for."""
+    """What computes; `auto` is OpenVINO where it is installed. None: torch, or what an exported file is for."""
     precision: Precision = "float32"
     """Of the arithmetic; bfloat16 is faster and changes results a little; float32 where the machine has none."""
     skip_damaged: bool = False

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from thingstuff.checkpoint import Checkpoint
+from thingstuff.data.images import read_picture
 from thingstuff.errors import InputError
 from thingstuff.progress import console
 from thingstuff.runtimes import SUFFIXES, ExportKind, pixel_type, require_packages, write_metadata
@@ -43,11 +44,16 @@ def export_checkpoint(
     """
     from thingstuff.export.check import compare, refuse
 
+    if not out.name or out.is_dir():
+        raise InputError(f"{out}: is a folder; give the name of a file that ends in {SUFFIXES[kind]}")
     if out.suffix != SUFFIXES[kind]:
         raise InputError(f"{out}: a file for {kind} ends in {SUFFIXES[kind]}; give {out.with_suffix(SUFFIXES[kind])}")
     if not 1 <= batch <= MAX_BATCH:
         raise InputError(f"batch is {batch}; give 1 to {MAX_BATCH}")
     require_packages(kind)
+    picture = checkpoint.recipe.picture
+    for path in pictures:
+        read_picture(path, picture.channels, picture.pixels)  # a wrong name is said now, not after minutes
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.stem}.") as folder:

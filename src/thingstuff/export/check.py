@@ -19,6 +19,9 @@ LEAST_AGREEMENT = 0.999
 """Share of the pixels of a map that have to be the same."""
 MOST_BOX_ERROR = 0.01
 """Pixels."""
+MOST_SCORE_ERROR = 0.001
+MOST_MASK_ERROR = 0.02
+"""Of the probability that a cell of a mask is of the object."""
 SCENE_SIZES: tuple[tuple[Size, Size | None], ...] = (((128, 192), None), ((150, 201), (97, 260)))
 """Sizes of the procedural pictures, and of the maps that are asked for."""
 
@@ -35,6 +38,7 @@ class Difference:
         instances: How many the network finds, and how many the file finds.
         boxes: Largest distance of a side from where the network sees it, in pixels.
         scores: Largest difference of a score.
+        masks: Largest difference of a probability in a mask.
     """
 
     picture: str
@@ -44,6 +48,7 @@ class Difference:
     instances: tuple[int, int] | None
     boxes: float
     scores: float
+    masks: float
 
     def problem(self) -> str | None:
         """Why this is too much, or None."""
@@ -55,6 +60,10 @@ class Difference:
             return f"{least:.3%} of the pixels agree, at least {LEAST_AGREEMENT:.1%} have to"
         if self.boxes > MOST_BOX_ERROR:
             return f"a box is off by {self.boxes:.3g} pixels, at most {MOST_BOX_ERROR} are allowed"
+        if self.scores > MOST_SCORE_ERROR:
+            return f"a score is off by {self.scores:.3g}, at most {MOST_SCORE_ERROR} is allowed"
+        if self.masks > MOST_MASK_ERROR:
+            return f"a mask is off by a probability of {self.masks:.3g}, at most {MOST_MASK_ERROR} is allowed"
         return None
 
 
@@ -111,23 +120,24 @@ def _scene(number: int, size: Size, kind: PictureConfig) -> np.ndarray:
 
 
 def _difference(name: str, eager: Result, file: Result) -> Difference:
-    segments = agreement = None
+    segments = agreement = found = None
+    boxes = scores = masks = 0.0
     if eager.panoptic is not None and file.panoptic is not None:
         segments = len(eager.panoptic.segments), len(file.panoptic.segments)
         agreement = agree(eager.panoptic, file.panoptic)
     semantic, other = eager.semantic_indices(), file.semantic_indices()
-    found = boxes = scores = None
     if eager.instances is not None and file.instances is not None:
         found = len(eager.instances), len(file.instances)
-        boxes, scores = furthest(eager.instances, file.instances)
+        boxes, scores, masks = furthest(eager.instances, file.instances)
     return Difference(
         name,
         segments,
         1.0 if agreement is None else agreement,
         None if semantic is None or other is None else float((semantic == other).mean()),
         found,
-        boxes or 0.0,
-        scores or 0.0,
+        boxes,
+        scores,
+        masks,
     )
 
 
@@ -146,15 +156,23 @@ def agree(one: Panoptic, other: Panoptic) -> float:
     return sum(shared.values()) / one.ids.size
 
 
-def furthest(one: DetectedInstances, other: DetectedInstances) -> tuple[float, float]:
-    """Largest differences of box and score between each instance and the nearest of its class in the other set."""
-    boxes = scores = 0.0
-    for box, score, category in zip(one.boxes, one.scores, one.category_ids, strict=True):
-        same = np.flatnonzero(other.category_ids == category)
+def furthest(one: DetectedInstances, other: DetectedInstances) -> tuple[float, float, float]:
+    """Largest differences of box, score and mask between each instance and the nearest of its class in the other set.
+
+    Each of the other set is taken once. What is not a finite number, or lacks a partner, is infinitely far.
+    """
+    boxes = scores = masks = 0.0
+    free = np.isfinite(other.boxes).all(axis=1) & np.isfinite(other.scores)
+    for row, (box, score, category) in enumerate(zip(one.boxes, one.scores, one.category_ids, strict=True)):
+        same = np.flatnonzero(free & (other.category_ids == category))
         if not len(same):
-            return np.inf, np.inf
+            return np.inf, np.inf, np.inf
         distances = np.abs(other.boxes[same] - box).max(axis=1) + np.abs(other.scores[same] - score)
         nearest = same[distances.argmin()]
+        free[nearest] = False
         boxes = max(boxes, float(np.abs(other.boxes[nearest] - box).max()))
         scores = max(scores, float(abs(other.scores[nearest] - score)))
-    return boxes, scores
+        if one.mask_probabilities is not None and other.mask_probabilities is not None:
+            apart = float(np.abs(other.mask_probabilities[nearest] - one.mask_probabilities[row]).max())
+            masks = max(masks, apart) if np.isfinite(apart) else np.inf
+    return boxes, scores, masks

@@ -107,6 +107,11 @@ def test_half_a_character_leaves_no_file(tmp_path: Path):
     assert not any(tmp_path.iterdir())
 
 
+def test_half_a_character_is_no_name_where_the_source_says_all():
+    with pytest.raises(InputError, match=r"^x: the class 'b\\ud83d' has half a character in its name; rename it$"):
+        table_of_source((DrawnCategory("a", True), DrawnCategory("b\ud83d", False)), "x")
+
+
 @given(st.lists(st.text(st.characters(exclude_categories=("Cs",)), min_size=1), min_size=1, max_size=4, unique=True))
 def test_any_name_survives(names: list[str]):
     import tempfile

@@ -94,8 +94,9 @@ def table_of_source(categories: Sequence[DrawnCategory], source: str) -> LabelTa
     """The table that the source itself gives; None where it does not say of every name whether it is a thing.
 
     Raises:
-        InputError: There is no category, too many, or one name is both thing and stuff.
+        InputError: There is no category, too many, a name is no text, or one name is both thing and stuff.
     """
+    _check_names(categories, source)
     rows = [_Row(each.name, each.name, each.isthing, each.color) for each in categories if each.isthing is not None]
     return _build(rows, source) if len(rows) == len(categories) else None
 
@@ -115,6 +116,7 @@ def write_table(path: Path, categories: Sequence[DrawnCategory], counts: NameCou
     Raises:
         InputError: The file is there already, or cannot be written, or a name is no text.
     """
+    _check_names(categories, source)
     lines = [
         f"# The classes of {' '.join(source.split())}, for `thingstuff data convert ... --labels {path.name}`.",
         "#",
@@ -129,13 +131,8 @@ def write_table(path: Path, categories: Sequence[DrawnCategory], counts: NameCou
         count = counts.by_name.get(category.name, NameCount())
         lines += ["", f"[{_toml_text(category.name, key=True)}]", *_table_lines(category, count)]
     try:
-        content = ("\n".join(lines) + "\n").encode()
-    except UnicodeEncodeError as error:
-        name = next(category.name for category in categories if not _is_text(category.name))
-        raise InputError(f"{source}: the class {name!a} has half a character in its name; rename it") from error
-    try:
-        with path.open("xb") as file:
-            file.write(content)
+        with path.open("x", encoding="utf-8") as file:
+            file.write("\n".join(lines) + "\n")
     except FileExistsError as error:
         raise InputError(
             f"{path}: is there already; take it with --labels {path}, or move it away to get a new one"
@@ -144,9 +141,11 @@ def write_table(path: Path, categories: Sequence[DrawnCategory], counts: NameCou
         raise InputError(f"{path}: cannot be written ({error.strerror}); name an OUT in a folder of yours") from error
 
 
-def _is_text(name: str) -> bool:
-    """JSON can name halves of characters, which no file of text holds."""
-    return not any("\ud800" <= character <= "\udfff" for character in name)
+def _check_names(categories: Sequence[DrawnCategory], source: str) -> None:
+    """Refuse halves of characters, which JSON can name and no file of text holds."""
+    for category in categories:
+        if any("\ud800" <= character <= "\udfff" for character in category.name):
+            raise InputError(f"{source}: the class {category.name!a} has half a character in its name; rename it")
 
 
 def _table_lines(category: DrawnCategory, count: NameCount) -> Iterable[str]:
