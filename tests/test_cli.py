@@ -1,5 +1,6 @@
 """The command line as a person meets it: exit codes, single lines, what is kept when something fails."""
 
+import io
 import json
 import resource
 import signal
@@ -488,3 +489,12 @@ def test_recipes(shell: Shell):
     for name, make in RECIPES.items():
         assert json.loads(shell(f"recipes show {name}").out) == json.loads(make().model_dump_json())
     assert_refused(shell("recipes list"), "recipes list", "recipes show NAME")
+
+
+def test_letters_that_the_output_cannot_show_do_not_end_the_work(monkeypatch: pytest.MonkeyPatch):
+    """As on a Windows pipe, where class names may be Chinese and the page of codes is Western."""
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(written, encoding="cp1252", errors="strict"))
+    assert cli.main(["天空"]) == 2
+    sys.stderr.flush()
+    assert rb"\u5929\u7a7a" in written.getvalue()

@@ -1,6 +1,7 @@
 """The command line. The verb is found by hand, so that `thingstuff --help` imports neither torch nor pydantic."""
 
 import difflib
+import io
 import os
 import signal
 import sys
@@ -48,6 +49,10 @@ SUCCESS, FAILED, WRONG_INPUT = 0, 1, 2
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; the exit code is 0, 1 where something failed on the way, or 2 where the input was wrong."""
+    for stream in (sys.stdout, sys.stderr):
+        # Names of classes and files may have letters that a terminal or pipe cannot show; that must not end the work.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]

@@ -203,15 +203,22 @@ def check_labels(model: LabelSet, data: LabelSet, where: str) -> None:
     Raises:
         InputError: A class differs.
     """
-    ours = {category.id: (category.name, category.isthing) for category in model.categories}
-    theirs = {category.id: (category.name, category.isthing) for category in data.categories}
+    if difference := find_difference(model, data):
+        identity, ours, theirs = difference
+        raise InputError(
+            f"{where}: category {identity} is {ours} in the model and {theirs} in the data; "
+            "evaluate a model on the classes it was trained on"
+        )
+
+
+def find_difference(one: LabelSet, other: LabelSet) -> tuple[int, str, str] | None:
+    """The first category that is not the same in two sets, and what it is in each; None where they agree."""
+    ours = {category.id: (category.name, category.isthing) for category in one.categories}
+    theirs = {category.id: (category.name, category.isthing) for category in other.categories}
     for identity in sorted(ours.keys() | theirs.keys()):
         if ours.get(identity) != theirs.get(identity):
-            kinds = [_describe_category(classes.get(identity)) for classes in (ours, theirs)]
-            raise InputError(
-                f"{where}: category {identity} is {kinds[0]} in the model and {kinds[1]} in the data; "
-                "evaluate a model on the classes it was trained on"
-            )
+            return identity, _describe_category(ours.get(identity)), _describe_category(theirs.get(identity))
+    return None
 
 
 def _describe_category(category: tuple[str, bool] | None) -> str:

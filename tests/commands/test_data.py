@@ -220,3 +220,27 @@ def test_a_share_that_chance_does_not_meet_is_said(shell: Shell, drawn: Path, tm
     assert "another --seed draws anew" in finished.out
     assert "were asked for" not in shell(f"{line} --val-share 0.5 --overwrite").out
     assert "no picture is in train" in shell(f"{line} --split val --overwrite").out
+
+
+def test_an_export_on_which_nothing_is_drawn(shell: Shell, tmp_path: Path):
+    (tmp_path / "coco").mkdir()
+    Image.new("RGB", (8, 6)).save(tmp_path / "coco/a.png")
+    content = {
+        "images": [{"id": 1, "file_name": "a.png", "height": 6, "width": 8}],
+        "categories": [{"id": 1, "name": "car"}],
+        "annotations": [],
+    }
+    (tmp_path / "coco/instances.json").write_text(json.dumps(content))
+    shell("data convert coco out").assert_refused("out: not written, because nothing is drawn on any of 1 pictures")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_table_for_several_exports_may_name_things_that_one_lacks(shell: Shell, tmp_path: Path):
+    for folder, suffix in (("images", "jpg"), ("semantic", "png")):
+        (tmp_path / "flat" / folder).mkdir(parents=True)
+        Image.new("L" if folder == "semantic" else "RGB", (8, 6)).save(tmp_path / "flat" / folder / f"a.{suffix}")
+    (tmp_path / "flat/classes.txt").write_text("road\n")
+    (tmp_path / "labels.toml").write_text("[road]\nthing = false\n[car]\nthing = true\n")
+    done = shell("data convert flat out --labels labels.toml")
+    assert (done.code, done.err) == (0, "")
+    assert [one.name for one in open_coco_panoptic(tmp_path / "out", "train").labels.categories] == ["road", "car"]

@@ -73,7 +73,21 @@ def test_files_need_a_root(files_recipe: Recipe) -> None:
 def test_both_splits_must_have_the_same_classes(tmp_path: Path, files_recipe: Recipe) -> None:
     write_split(tmp_path, "train", [[2]])
     write_split(tmp_path, "val", [[2]], [*CATEGORIES[:2], {"id": 3, "name": "ship", "isthing": 1}])
-    with pytest.raises(InputError, match=r"panoptic_val\.json: category 3 is 'boat' \(thing\) .* 'ship' \(thing\)"):
+    with pytest.raises(
+        InputError, match=r"panoptic_val\.json: category 3 is 'ship' \(thing\), and 'boat' .* in panoptic_train\.json"
+    ):
+        sources.open_sources(files_recipe, tmp_path)
+
+
+def test_pictures_without_a_single_segment_are_not_learned_from(tmp_path: Path, files_recipe: Recipe) -> None:
+    for split in ("train", "val"):
+        write_split(tmp_path, split, [[2], [3]])
+    path = tmp_path / "panoptic_train.json"
+    content = json.loads(path.read_text())
+    for annotation in content["annotations"]:
+        annotation["segments_info"] = []
+    path.write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"panoptic_train\.json: not one segment in 2 pictures"):
         sources.open_sources(files_recipe, tmp_path)
 
 

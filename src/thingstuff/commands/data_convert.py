@@ -118,7 +118,9 @@ def _find_table(options: ConvertOptions, found: Format, source: DrawingSource) -
             f"{options.source} does not say what is thing and what is stuff; edit {path}, which has all "
             f"{len(source.categories)} classes with a guess, and run again with --labels {path}"
         )
-    things = [category.name for category in table.labels.categories if category.isthing]
+    # A table may serve several exports, and name things that this one lacks.
+    found_here = (table.by_name.get(category.name) for category in source.categories)
+    things = [category.name for category in found_here if category is not None and category.isthing]
     if found.merged and things and not options.split_things:
         raise InputError(
             f"{things[0]!r} is a thing, but {found.title} do not tell its objects apart; make every connected part an "

@@ -9,7 +9,7 @@ from thingstuff.data.loader import CachedSource, Pasting, PictureSource, repeat_
 from thingstuff.data.scenes import SceneSource
 from thingstuff.data.transforms import Augmentation, ColorJitter
 from thingstuff.errors import InputError
-from thingstuff.evaluate import check_labels
+from thingstuff.evaluate import find_difference
 from thingstuff.progress import console
 from thingstuff.recipe import AugmentationConfig, Recipe, ScenesConfig
 from thingstuff.recipe_model import PictureConfig
@@ -44,7 +44,16 @@ def open_sources(recipe: Recipe, data: Path | None) -> tuple[PictureSource, Pict
         raise InputError(f"recipe {recipe.name} needs a data set; name its root with --data")
     train = _as_taken(open_coco_panoptic(data, source.train_split, source.overlapping_instances), recipe.picture)
     val = _as_taken(open_coco_panoptic(data, source.val_split), recipe.picture)
-    check_labels(train.labels, val.labels, str(val.json_path))
+    if difference := find_difference(train.labels, val.labels):
+        identity, learned, judged = difference
+        raise InputError(
+            f"{val.json_path}: category {identity} is {judged}, and {learned} in {train.json_path.name}; write one "
+            "list of categories into both"
+        )
+    if not any(train.picture_labels(index) for index in range(len(train))):
+        raise InputError(
+            f"{train.json_path}: not one segment in {len(train)} pictures, so nothing can be learned; label them"
+        )
     if is_first_process():
         console.print(f"{data}: {train.layout}", soft_wrap=True, markup=False, highlight=False)
     return train, val

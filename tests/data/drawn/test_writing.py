@@ -131,12 +131,18 @@ def test_data_sets_of_things_alone_and_of_stuff_alone(tmp_path: Path, name: str)
 
 
 def test_numbers_stay_picture_ids_where_all_names_are_numbers(tmp_path: Path):
-    write(tmp_path / "one", *(drawing(tmp_path / f"{name}.jpg") for name in ("000000139", "285")))
+    write(tmp_path / "one", *(drawing(tmp_path / f"{name}.jpg", CAR) for name in ("000000139", "285")))
     assert [image["id"] for image in document(tmp_path / "one", "train")["images"]] == [139, 285]
-    write(tmp_path / "two", *(drawing(tmp_path / f"{name}.jpg") for name in ("7", "07")))
+    write(tmp_path / "two", *(drawing(tmp_path / f"{name}.jpg", CAR) for name in ("7", "07")))
     assert [image["id"] for image in document(tmp_path / "two", "train")["images"]] == [1, 2]
-    write(tmp_path / "three", *(drawing(tmp_path / f"{name}.jpg") for name in ("7", "x")))
+    write(tmp_path / "three", *(drawing(tmp_path / f"{name}.jpg", CAR) for name in ("7", "x")))
     assert [image["id"] for image in document(tmp_path / "three", "train")["images"]] == [1, 2]
+
+
+def test_nothing_is_written_where_nothing_is_drawn(tmp_path: Path):
+    with pytest.raises(InputError, match="not written, because nothing is drawn on any of 2 pictures"):
+        write(tmp_path / "out", drawing(tmp_path / "a.jpg"), drawing(tmp_path / "b.jpg"))
+    assert not (tmp_path / "out").exists()
 
 
 def test_pictures_of_one_name_in_two_folders(tmp_path: Path):

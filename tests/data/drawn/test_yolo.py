@@ -224,6 +224,11 @@ def test_a_wrong_data_yaml_is_named(tmp_path: Path, yaml: str, part: str):
     refused(ultralytics(tmp_path, yaml=yaml), "data.yaml", part)
 
 
+def test_labels_in_another_folder(tmp_path: Path):
+    (ultralytics(tmp_path) / "labels").rename(tmp_path / "label")
+    refused(tmp_path, "data.yaml: none of 2 pictures has a label file", "labels/train/a.txt", "move the labels there")
+
+
 def test_a_list_with_a_missing_picture_and_no_data_yaml(tmp_path: Path):
     root = ultralytics(tmp_path, yaml="train: train.txt\nnames: [a]\n")
     text(root / "train.txt", "images/train/a.jpg\nimages/train/gone.jpg\n")
@@ -236,6 +241,7 @@ def test_a_list_with_a_missing_picture_and_no_data_yaml(tmp_path: Path):
 def test_labels_whose_picture_is_missing_are_told_of(tmp_path: Path):
     root = ultralytics(tmp_path)
     text(root / "labels/train/classes.txt", "a\nb\n")
+    text(root / "labels/val/b.txt", SQUARE)
     open_yolo(root)
     (root / "images/train/a.jpg").unlink()
     picture(root / "images/train/c.jpg")

@@ -133,8 +133,8 @@ def convert_drawings(
         progress: Shows how far it is.
 
     Raises:
-        InputError: A picture or its annotation is wrong and errors are not skipped, all are wrong, or something cannot
-            be written.
+        InputError: A picture or its annotation is wrong and errors are not skipped, all are wrong, nothing is drawn, or
+            something cannot be written.
     """
     # Behind a link: the new folder must be on the same disk as the one that it replaces.
     place = out.resolve()
@@ -150,6 +150,11 @@ def convert_drawings(
         if not written:
             first = f"; the first: {summary.problems[0]}" if summary.problems else ""
             raise InputError(f"{out}: not one picture could be converted{first}")
+        if not any(summary.segments.values()):
+            raise InputError(
+                f"{out}: not written, because nothing is drawn on any of {len(written)} pictures; look whether SOURCE "
+                "holds the labels too, and where its format keeps them"
+            )
         splits = assign_splits([each.name for each in written], [each.split for each in written], conversion.splits)
         summary.pictures = dict(Counter(splits))
         _write_splits(aside, written, splits, table)

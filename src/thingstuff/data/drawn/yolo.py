@@ -74,7 +74,7 @@ def open_yolo(source: Path) -> YoloSegmentation:
     """Open a data set that a ``data.yaml`` describes.
 
     Raises:
-        InputError: The file is missing or damaged, or a folder that it names is not there.
+        InputError: The file is missing or damaged, a folder that it names is not there, or there are no labels.
     """
     path = _find_yaml(source)
     if path is None:
@@ -89,6 +89,11 @@ def open_yolo(source: Path) -> YoloSegmentation:
     ]
     if not pictures:
         raise InputError(f"{path}: no pictures in train, val or test; correct the paths")
+    if not any(label_path(picture).is_file() for picture, _ in pictures):
+        raise InputError(
+            f"{path}: none of {len(pictures)} pictures has a label file; {label_path(pictures[0][0])} would be that of "
+            "the first; move the labels there"
+        )
     _warn_of_labels_without_picture([picture for picture, _ in pictures], path)
     return YoloSegmentation(names, tuple(dict.fromkeys(pictures)))
 
