@@ -76,7 +76,8 @@ def find_panoptic(root: Path, split: str) -> PanopticFiles:
         if files.json_path.is_file():
             return files
     splits = _splits(root)
-    hint = f"splits here: {', '.join(splits)}" if splits else _raw(root) or layout
+    made = f"{layout}; `thingstuff data convert` makes one of what annotation tools export"
+    hint = f"splits here: {', '.join(splits)}" if splits else _raw(root) or made
     raise InputError(f"{root / f'panoptic_{split}.json'}: there is no such file; {hint}")
 
 

@@ -113,12 +113,12 @@ def _check_piece(piece: Piece, index: int, drawing: Drawing, table: Mapping[str,
     (top, left), (height, width) = piece.corner, piece.mask.shape
     if top < 0 or left < 0 or top + height > drawing.size[0] or left + width > drawing.size[1]:
         raise InputError(
-            f"{drawing.image.name}: {_describe(index, drawing)} reaches to row {top + height} and column "
+            f"{drawing.image}: {_describe(index, drawing)} reaches to row {top + height} and column "
             f"{left + width} of a picture of {drawing.size[1]} x {drawing.size[0]} pixels (width x height); "
             "is it drawn on another picture?"
         )
     if piece.category is not None and piece.category not in table:
-        raise InputError(f"{drawing.image.name}: {_describe(index, drawing)} is of no listed category; add its name")
+        raise InputError(f"{drawing.image}: {_describe(index, drawing)} is of no listed category; add its name")
 
 
 def _category(piece: Piece, table: Mapping[str, Category | None]) -> Category | None:
@@ -146,7 +146,7 @@ def _check_free(covered: np.ndarray, row: int, index: int, owners: list[_Owner],
     if counts.any():
         other = int(counts.argmax())
         raise InputError(
-            f"{drawing.image.name}: {_describe(index, drawing)} covers {counts[other]} pixels of "
+            f"{drawing.image}: {_describe(index, drawing)} covers {counts[other]} pixels of "
             f"{_describe(owners[other - 1].pieces[0], drawing)}; say who keeps them: --overlap smaller-on-top, "
             "last-wins, by-order or skip"
         )
