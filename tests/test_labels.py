@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from thingstuff.errors import InputError
-from thingstuff.labels import MAX_CATEGORIES, Category, LabelSet, default_color
+from thingstuff.labels import MAX_CATEGORIES, Category, LabelSet, default_color, find_difference
 
 CAR = {"id": 7, "name": "car", "isthing": 1, "color": [0, 0, 142]}
 ROAD = {"id": 9, "name": "road", "isthing": 0, "color": [128, 64, 128]}
@@ -116,3 +116,15 @@ def test_as_many_categories_as_label_maps_hold() -> None:
     assert len(LabelSet.from_coco(categories[:-1], "x.json")) == 255
     with pytest.raises(InputError, match=r"x.json: 256 categories, at most 255 can be told apart; merge rare ones"):
         LabelSet.from_coco(categories, "x.json")
+
+
+def test_the_first_difference_of_two_sets() -> None:
+    def labels(*rows: tuple[int, str, int]) -> LabelSet:
+        listed = [{"id": number, "name": name, "isthing": thing} for number, name, thing in rows]
+        return LabelSet.from_coco(listed, "x")
+
+    one = labels((1, "road", 0), (2, "car", 1))
+    assert find_difference(one, one) is None
+    assert find_difference(one, labels((2, "car", 1), (1, "road", 0))) is None
+    assert find_difference(one, labels((1, "road", 0), (2, "car", 0))) == (2, "'car' (thing)", "'car' (stuff)")
+    assert find_difference(one, labels((2, "car", 1))) == (1, "'road' (stuff)", "absent")

@@ -14,7 +14,7 @@ from thingstuff.errors import InputError
 from thingstuff.evaluation import ap
 from thingstuff.evaluation.miou import MeanIou, confusion_matrix, mean_iou
 from thingstuff.evaluation.pq import PictureMatch, Score, match_picture, panoptic_quality
-from thingstuff.labels import LabelSet
+from thingstuff.labels import LabelSet, find_difference
 from thingstuff.predict import Model
 from thingstuff.recipe_model import TTAConfig
 from thingstuff.result import Result
@@ -209,20 +209,6 @@ def check_labels(model: LabelSet, data: LabelSet, where: str) -> None:
             f"{where}: category {identity} is {ours} in the model and {theirs} in the data; "
             "evaluate a model on the classes it was trained on"
         )
-
-
-def find_difference(one: LabelSet, other: LabelSet) -> tuple[int, str, str] | None:
-    """The first category that is not the same in two sets, and what it is in each; None where they agree."""
-    ours = {category.id: (category.name, category.isthing) for category in one.categories}
-    theirs = {category.id: (category.name, category.isthing) for category in other.categories}
-    for identity in sorted(ours.keys() | theirs.keys()):
-        if ours.get(identity) != theirs.get(identity):
-            return identity, _describe_category(ours.get(identity)), _describe_category(theirs.get(identity))
-    return None
-
-
-def _describe_category(category: tuple[str, bool] | None) -> str:
-    return "absent" if category is None else f"{category[0]!r} ({'thing' if category[1] else 'stuff'})"
 
 
 def _detections(result: Result) -> ap.Detections:

@@ -128,3 +128,17 @@ def default_color(position: int) -> tuple[int, int, int]:
     hue = position * 0.6180339887498949 % 1
     red, green, blue = colorsys.hsv_to_rgb(hue, 0.65 if position % 2 else 0.8, 0.95 if position % 3 else 0.75)
     return round(255 * red), round(255 * green), round(255 * blue)
+
+
+def find_difference(one: LabelSet, other: LabelSet) -> tuple[int, str, str] | None:
+    """The first category that is not the same in two sets, and what it is in each; None where they agree."""
+    ours = {category.id: (category.name, category.isthing) for category in one.categories}
+    theirs = {category.id: (category.name, category.isthing) for category in other.categories}
+    for identity in sorted(ours.keys() | theirs.keys()):
+        if ours.get(identity) != theirs.get(identity):
+            return identity, _describe_category(ours.get(identity)), _describe_category(theirs.get(identity))
+    return None
+
+
+def _describe_category(category: tuple[str, bool] | None) -> str:
+    return "absent" if category is None else f"{category[0]!r} ({'thing' if category[1] else 'stuff'})"

@@ -9,7 +9,7 @@ from thingstuff.data.loader import CachedSource, Pasting, PictureSource, repeat_
 from thingstuff.data.scenes import SceneSource
 from thingstuff.data.transforms import Augmentation, ColorJitter
 from thingstuff.errors import InputError
-from thingstuff.evaluate import find_difference
+from thingstuff.labels import find_difference
 from thingstuff.progress import console
 from thingstuff.recipe import AugmentationConfig, Recipe, ScenesConfig
 from thingstuff.recipe_model import PictureConfig
