@@ -44,7 +44,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.detection import MaskRCNN
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 
-from thingstuff.arithmetic import Precision
 from thingstuff.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from thingstuff.convert.classes import coco_labels
 from thingstuff.data.scenes import draw_scene
@@ -55,7 +54,7 @@ from thingstuff.predict import Model
 from thingstuff.recipe import derive
 from thingstuff.recipes import panoptic_fpn_r50_coco
 from thingstuff.runtimes import Runtime
-from thingstuff.structures import Size
+from thingstuff.structures import Precision, Size
 
 RUNTIMES: Mapping[Runtime, tuple[Precision, ...]] = {
     "torch": ("float32", "bfloat16"),

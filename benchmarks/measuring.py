@@ -18,8 +18,8 @@ from typing import TypeVar, get_args
 import torch
 from panoptic_head import PROCESS, resident
 
-from thingstuff.arithmetic import Precision, usable_precision
-from thingstuff.structures import Size
+from thingstuff.arithmetic import usable_precision
+from thingstuff.structures import Precision, Size
 
 Step = Callable[[], str]
 """What is measured; says in a few words what came out, so that contenders can be compared."""

@@ -23,14 +23,13 @@ from inference import FILES, torchvision_network, write_weights
 from measuring import PRECISIONS, Build, Step, by_size, compare, make_parser, print_costs
 from torch import Tensor, nn
 
-from thingstuff.arithmetic import Precision
 from thingstuff.checkpoint import load_checkpoint
 from thingstuff.convert.classes import coco_labels
 from thingstuff.data.scenes import draw_scene
 from thingstuff.data.transforms import collate
 from thingstuff.labels import LabelSet
 from thingstuff.model.panoptic import SIZE_DIVISOR
-from thingstuff.structures import Sample, Size, Truth, TruthSegment
+from thingstuff.structures import Precision, Sample, Size, Truth, TruthSegment
 from thingstuff.training.objective import Objective
 from thingstuff.training.optim import follow_schedule, make_optimizer
 

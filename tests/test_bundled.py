@@ -9,6 +9,7 @@ from thingstuff.checkpoint import BUNDLED, find_checkpoint, load_checkpoint
 from thingstuff.data.scenes import draw_scene
 from thingstuff.predict import load
 from thingstuff.recipes import RECIPES
+from thingstuff.result import Result
 
 
 @pytest.mark.parametrize("name", BUNDLED)
@@ -36,10 +37,18 @@ def test_a_bundled_network_works_offline(name: str) -> None:
     }
 
 
-def test_bfloat16_sees_nearly_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(arithmetic, "_has_bfloat16", lambda _: True)
+def see_in_both(monkeypatch: pytest.MonkeyPatch, *, there: bool) -> tuple[Result, Result]:
+    """A scene in float32 and in bfloat16, on a machine that has it or not."""
+    monkeypatch.setattr(arithmetic, "_has_bfloat16", lambda _: there)
     scene = draw_scene(5, 0, (128, 192)).image
-    exact, rounded = load("tiny-scenes")(scene), load("tiny-scenes", precision="bfloat16")(scene)
+    exact, other = load("tiny-scenes")(scene), load("tiny-scenes", precision="bfloat16")(scene)
+    assert exact.instances is not None
+    assert other.instances is not None
+    return exact, other
+
+
+def test_bfloat16_sees_nearly_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    exact, rounded = see_in_both(monkeypatch, there=True)
     assert exact.ids is not None
     assert rounded.ids is not None
     assert exact.semantic is not None
@@ -49,9 +58,5 @@ def test_bfloat16_sees_nearly_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_bfloat16_means_float32_where_the_machine_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(arithmetic, "_has_bfloat16", lambda _: False)
-    scene = draw_scene(5, 0, (128, 192)).image
-    exact, same = load("tiny-scenes")(scene), load("tiny-scenes", precision="bfloat16")(scene)
-    assert exact.instances is not None
-    assert same.instances is not None
-    assert np.array_equal(exact.instances.scores, same.instances.scores)
+    exact, same = see_in_both(monkeypatch, there=False)
+    assert np.array_equal(exact.instances.scores, same.instances.scores)  # pyright: ignore

@@ -1,26 +1,20 @@
-"""Which arithmetic a device has. Torch is imported when it is asked, because `--help` has no time for that."""
+"""Which arithmetic a device has."""
 
-from typing import TYPE_CHECKING, Literal
+import torch
 
-if TYPE_CHECKING:
-    import torch
-
-Precision = Literal["float32", "bfloat16"]
-"""Of a network's arithmetic; what is learned and what is counted stays float32."""
+from thingstuff.structures import Precision
 
 
-def usable_precision(wanted: Precision, device: "torch.device") -> Precision:
+def usable_precision(wanted: Precision, device: torch.device) -> Precision:
     """What is wanted, or float32 where the device has no bfloat16 of its own.
 
-    Processors without it (AVX2 alone, for example) compute it in software, twenty times slower than float32 and less
-    exactly, which nobody can want.
+    Processors without it (AVX2 alone, for example) compute it in software, seven times slower than float32 in training
+    and less exactly, which nobody can want.
     """
     return wanted if wanted == "float32" or _has_bfloat16(device) else "float32"
 
 
-def _has_bfloat16(device: "torch.device") -> bool:
-    import torch
-
+def _has_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type == "cpu":

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Shaped
 from PIL import Image
 
-from thingstuff.arithmetic import Precision, usable_precision
+from thingstuff.arithmetic import usable_precision
 from thingstuff.checkpoint import BUNDLED, Checkpoint, load_checkpoint
 from thingstuff.data.images import read_picture, to_eight_bits, upright_rgb
 from thingstuff.data.transforms import resize_image, target_size
@@ -26,7 +26,7 @@ from thingstuff.published import PUBLISHED, published_checkpoint
 from thingstuff.recipe_model import TTAConfig
 from thingstuff.result import Result, SemanticSource, to_instances, to_panoptic
 from thingstuff.runtimes import FileRuntime, Runtime, converted, is_exported, open_exported, pick_runtime
-from thingstuff.structures import Outputs, PanopticMaps, PixelKind, Size
+from thingstuff.structures import Outputs, PanopticMaps, PixelKind, Precision, Size
 
 MAX_PIXELS = 100_000
 """Longest side that can be asked for."""

@@ -13,6 +13,7 @@ from tyro.conf import Suppress
 
 from thingstuff.errors import InputError
 from thingstuff.recipe_model import Count, Fraction, ModelConfig, PictureConfig, Positive, Schema, TTAConfig
+from thingstuff.structures import Precision
 
 
 class ScenesConfig(Schema):
@@ -140,7 +141,7 @@ class OptimizerConfig(Schema):
     """Whether biases of norms follow the rules of norms (Detectron2, UPSNet) or of other biases (PANet's code)."""
     gradient_clip: Positive | None = None
     """Largest norm of the gradient of all weights."""
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Precision = "float32"
     """Of the network's arithmetic; losses and weights stay float32, and all does where a machine has no bfloat16."""
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Keep an exponential moving average of the weights and predict with it."""

@@ -17,13 +17,13 @@ import torch
 from filelock import FileLock
 from jaxtyping import Shaped, UInt8
 
-from thingstuff.arithmetic import Precision
+from thingstuff.arithmetic import usable_precision
 from thingstuff.checkpoint import FORMAT, Checkpoint, describe
 from thingstuff.errors import InputError
 from thingstuff.labels import LabelSet
 from thingstuff.published import cache_folder
 from thingstuff.recipe import read_recipe
-from thingstuff.structures import Instances, PanopticMaps, Size
+from thingstuff.structures import Instances, PanopticMaps, Precision, Size
 
 Runtime = Literal["torch", "compile", "onnx", "openvino", "auto"]
 """What computes; see ``predict.load``."""
@@ -181,7 +181,7 @@ def is_exported(name: str | Path) -> bool:
 
 
 def open_exported(
-    path: Path, runtime: str | None, precision: str, *, on_processor: bool, tta: bool
+    path: Path, runtime: str | None, precision: Precision, *, on_processor: bool, tta: bool
 ) -> FileRuntime | Checkpoint:
     """Open a file that ``thingstuff export`` has written.
 
@@ -241,7 +241,7 @@ def _open_onnx(path: Path) -> FileRuntime:
     return FileRuntime(checkpoint, batch, run)
 
 
-def _open_openvino(path: Path, precision: str) -> FileRuntime:
+def _open_openvino(path: Path, precision: Precision) -> FileRuntime:
     import openvino
 
     core = openvino.Core()
@@ -252,7 +252,7 @@ def _open_openvino(path: Path, precision: str) -> FileRuntime:
     }
     checkpoint, batch = read_metadata(metadata, path)
     # Its own choice is bfloat16 on processors that have it, which reorders near ties.
-    hint = {"float32": "f32", "bfloat16": "bf16"}[precision]
+    hint = {"float32": "f32", "bfloat16": "bf16"}[usable_precision(precision, torch.device("cpu"))]
     settings = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": torch.get_num_threads()}
     compiled = core.compile_model(model, "CPU", settings)
     names = [output.any_name for output in compiled.outputs]
@@ -300,7 +300,7 @@ def _foreign(path: Path) -> InputError:
 # --- conversions that are kept ---
 
 
-def converted(checkpoint: Checkpoint, kind: Literal["onnx", "openvino"], precision: str) -> FileRuntime:
+def converted(checkpoint: Checkpoint, kind: Literal["onnx", "openvino"], precision: Precision) -> FileRuntime:
     """What runs a checkpoint; converted at its first use, and kept in the folder for caches.
 
     Several processes may ask at the same time; one converts, the others wait for it.
@@ -342,7 +342,7 @@ def _alone(path: Path) -> Iterator[None]:
         lock.release()
 
 
-def _open_kept(path: Path, kind: ExportKind, precision: str) -> FileRuntime | None:
+def _open_kept(path: Path, kind: ExportKind, precision: Precision) -> FileRuntime | None:
     """A conversion that was kept; None where there is none, or a damaged one, which is then made anew."""
     try:
         found = open_exported(path, kind, precision, on_processor=True, tta=False) if path.exists() else None

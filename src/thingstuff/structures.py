@@ -51,6 +51,8 @@ BottomUpOrder = Literal["paper", "mmdet"]
 """What a level of the bottom-up path is made of: the finished one below, or that before its last convolution."""
 LevelFusion = Literal["max", "sum"]
 """How features of one region from several levels become one."""
+Precision = Literal["float32", "bfloat16"]
+"""Of a network's arithmetic; what is learned and what is counted stays float32."""
 StuffFrame = Literal["output", "network"]
 """Whose pixels a limit for stuff counts: the map's that is asked for, or the picture's as the network sees it."""
 StuffMajority = Literal["half", "more_than_half"]

@@ -88,6 +88,13 @@ def test_from_labelme_to_a_data_set(shell: Shell, drawn: Path, tmp_path: Path):
     assert len(open_coco_panoptic(tmp_path / "sets/mine", "train")) == 2
 
 
+def test_no_table_can_be_written_where_a_file_stands_in_the_way(shell: Shell, drawn: Path, tmp_path: Path):
+    (tmp_path / "sets").write_text("")
+    shell("data convert drawn sets/more/mine --overlap last-wins").assert_refused(
+        "sets/more: cannot be made", "name an OUT in a folder of yours"
+    )
+
+
 def test_the_check_finds_nothing_wrong(shell: Shell, drawn: Path, tmp_path: Path):
     (tmp_path / "labels.toml").write_text(LABELS)
     assert shell("data convert drawn out --overlap smaller-on-top --labels labels.toml --val-share 0.5").code == 0

@@ -8,7 +8,7 @@ import dataclasses
 import inspect
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import jaxtyping
@@ -698,6 +698,17 @@ def test_padding_is_cropped_before_the_resize() -> None:
     maps = segment(outputs, (8, 16), (16, 32), 2, stuff_area=0, unknown=False)
     assert segments(maps) == [(2, 256), (0, 256)]
     assert (maps.ids[:, 16:] == 1).all()
+
+
+@pytest.mark.parametrize("form", [segment, segment_in_graph])
+@pytest.mark.parametrize(("limit", "labels"), [(448, [2, 0]), (449, [2])])
+def test_a_limit_in_pixels_of_the_network_is_a_share_of_the_picture(
+    form: Callable[..., PanopticMaps], limit: int, labels: list[int]
+) -> None:
+    """Of 512 pixels 64 are an object, at whatever size the map is asked for."""
+    outputs = Outputs(detections([[8, 0, 16, 8]], [0.9], [0], [5]), constant(1, 0, 2, 0))
+    maps = form(outputs, SIZE, (32, 64), 2, stuff_area=limit, stuff_frame="network", unknown=False)
+    assert maps.labels[maps.valid].tolist() == labels
 
 
 # --- export ---

@@ -8,13 +8,13 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from thingstuff.arithmetic import Precision
 from thingstuff.cli import FAILED, SUCCESS
 from thingstuff.commands.terminal import parse, say, say_json, warn
 from thingstuff.errors import InputError, InterruptedWork
 from thingstuff.overrides import override, split_overrides
 from thingstuff.recipe import Recipe, derive, read_recipe
 from thingstuff.recipes import FROM_DATA, RECIPES, find_recipe, tiny_facades
+from thingstuff.structures import Precision
 
 RuntimeName = Literal["torch", "compile", "onnx", "openvino", "auto"]
 """As in ``runtimes``, which imports torch: `--help` has no time for that."""

@@ -82,8 +82,7 @@ class Diary:
         begin = f"from step {step} to" if step else "for"
         return (
             f"training {self.recipe.name} {begin} {plan.steps} steps of {plan.batch_size} pictures on "
-            f"{device} in {precision}, learning rate {plan.learning_rate:g}: "
-            f"{self.run.out}"
+            f"{device} in {precision}, learning rate {plan.learning_rate:g}: {self.run.out}"
         )
 
     def __exit__(
