@@ -8,8 +8,9 @@ BIN := $(VENV)/bin
 demo: $(VENV)/installed
 	$(BIN)/thingstuff demo
 
+# A worker that dies ends the run: restarted ones would wait for work for ever.
 test: $(VENV)/installed-dev lint
-	$(BIN)/python -m pytest -n logical --dist loadfile -m "not slow and not gpu"
+	$(BIN)/python -m pytest -n logical --dist loadfile --max-worker-restart=0 -m "not slow and not gpu"
 
 slow: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -m "slow"

@@ -12,9 +12,12 @@ from thingstuff.training.logs import read_rows
 from thingstuff.training.loop import train
 from thingstuff.training.run import Run
 
-pytestmark = pytest.mark.skipif(
-    not torch.distributed.is_available() or not torch.distributed.is_gloo_available(), reason="torch without gloo"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not torch.distributed.is_available() or not torch.distributed.is_gloo_available(), reason="torch without gloo"
+    ),
+]
 
 SCRIPT = """
 import sys
@@ -84,7 +87,6 @@ def test_two_processes_give_the_losses_of_one_with_the_whole_batch(recipe: Recip
     check_equal_runs(tmp_path / "two", tmp_path / "one")
 
 
-@pytest.mark.slow
 def test_two_processes_with_frozen_norms_to_the_end(recipe: Recipe, tmp_path: Path) -> None:
     frozen = derive(recipe, model__backbone__norm="frozen_batch")
     train(frozen, Run(tmp_path / "one"))
@@ -92,7 +94,6 @@ def test_two_processes_with_frozen_norms_to_the_end(recipe: Recipe, tmp_path: Pa
     check_equal_runs(tmp_path / "two", tmp_path / "one")
 
 
-@pytest.mark.slow
 def test_two_processes_with_batch_norm_go_on_exactly(recipe: Recipe, tmp_path: Path) -> None:
     """Norms see other pictures in each process; what is judged, saved and gone on with is the first one's."""
     norms = {f"model__{part}__norm": "batch" for part in ("backbone", "neck", "semantic", "region__mask_head")}
