@@ -15,8 +15,10 @@ from PIL import ExifTags, Image
 
 from thingstuff.data.drawn.drawing import Drawing, DrawingSource, DrawnCategory
 from thingstuff.data.drawn.labelme import open_labelme, recognize
+from thingstuff.data.drawn.painting import paint
 from thingstuff.data.drawn.pictures import fit_to_picture
 from thingstuff.errors import InputError
+from thingstuff.labels import Category
 
 SIZE = (8, 10)
 SQUARE = [[2.0, 1.0], [5.0, 1.0], [5.0, 4.0], [2.0, 4.0]]
@@ -339,3 +341,39 @@ def test_no_picture(tmp_path: Path):
     refused(tmp_path, "a.json: imageData is damaged")
     write(tmp_path / "a.json", document(shape(), imageData="abcd", imagePath="x"), None)
     refused(tmp_path, "a.json: imageData is no picture")
+
+
+# --- where the picture is ---
+
+
+def test_a_renamed_picture_is_found_by_the_name_of_its_json_file(tmp_path: Path):
+    assert read(tmp_path, shape(), imagePath="IMG_0001.jpg").image == tmp_path / "a.jpg"
+
+
+def test_sorted_keys_put_the_picture_before_the_shapes(tmp_path: Path):
+    pixels = np.random.default_rng(0).integers(0, 256, (400, 400, 3), dtype=np.uint8)
+    content = document(shape(), imageData=encoded(pixels), imageHeight=400, imageWidth=400)
+    (tmp_path / "a.json").write_text(json.dumps(content, sort_keys=True), encoding="utf-8")
+    assert (tmp_path / "a.json").read_text(encoding="utf-8").index('"shapes"') > 262144
+    assert recognize(tmp_path)
+
+
+def test_a_size_that_the_embedded_picture_has_not(tmp_path: Path):
+    data = encoded(np.zeros((*SIZE, 3), dtype=np.uint8))
+    content = document(shape(), imageData=data, imagePath="x.png", imageHeight=80, imageWidth=100)
+    write(tmp_path / "a.json", content, None)
+    refused_with = f"{tmp_path / 'a.json'}: imageWidth x imageHeight is 100 x 80, the picture in imageData has 10 x 8"
+    with pytest.raises(InputError) as caught:
+        open_labelme(tmp_path).read(0)
+    assert str(caught.value).startswith(refused_with)
+
+
+def test_shapes_that_overlap_are_named_by_their_place_in_the_file(tmp_path: Path):
+    drawing = read(tmp_path, shape("road"), shape("car"))
+    table = {name: Category(number, name, name == "car", (0, 0, 0)) for number, name in enumerate(("road", "car"), 1)}
+    with pytest.raises(InputError) as caught:
+        paint(drawing, table, "error")
+    assert str(caught.value) == (
+        f"{tmp_path / 'a.json'}: shapes[1] ('car', polygon) covers 9 pixels of shapes[0] ('road', polygon); say who "
+        "keeps them: --overlap smaller-on-top, last-wins, by-order or skip"
+    )

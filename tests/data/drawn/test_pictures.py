@@ -96,3 +96,15 @@ def test_names_are_kept_where_they_can_be():
     assert [names.take(Path("root") / path) for path in paths] == [
         "a.jpg", "val_a.jpg", "b.png", "root_b.jpg", "val_A_2.jpg", "val_a_3.JPG", "c.tar.png"
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("channels", [1, 4, 12])
+def test_the_size_of_an_array_of_any_channels(tmp_path: Path, channels: int):
+    np.save(tmp_path / "a.npy", np.zeros((*STORED, channels), dtype=np.uint16))
+    assert stored_size(tmp_path / "a.npy") == (STORED, 1)
+
+
+def test_a_damaged_array(tmp_path: Path):
+    (tmp_path / "a.npy").write_bytes(b"abc")
+    with pytest.raises(InputError, match=r"a.npy: no array can be read"):
+        stored_size(tmp_path / "a.npy")

@@ -10,6 +10,7 @@ from PIL import Image
 
 from thingstuff.data.drawn import png_pairs, semantic_png
 from thingstuff.data.drawn.drawing import Drawing, DrawingSource, DrawnCategory
+from thingstuff.data.drawn.formats import find_format
 from thingstuff.data.drawn.png_pairs import open_png_pairs
 from thingstuff.data.drawn.semantic_png import open_semantic_png
 from thingstuff.errors import InputError
@@ -265,7 +266,6 @@ def test_semantic_alone(tmp_path: Path):
     "files",
     [
         ["images/a.jpg"],
-        ["masks/a.png"],
         ["images/a.jpg", "masks/a.txt"],
         ["images/a.jpg", "masks/a.png", "masks/b.json"],
     ],
@@ -281,7 +281,36 @@ def test_what_is_not_folders_of_png_files(tmp_path: Path, files: list[str]):
     refused(tmp_path, "no folders images/ and semantic/ and instance/ with PNG files")
 
 
+@pytest.mark.parametrize("suffix", [".PNG", ".tif", ".TIFF", ".bmp"])
+def test_masks_of_other_formats_that_keep_numbers(tmp_path: Path, suffix: str):
+    pairs(tmp_path)
+    expected = maps(open_png_pairs(tmp_path).read(0))
+    for folder, values in (("semantic", CLASSES), ("instance", OBJECTS)):
+        (tmp_path / folder / "a.png").unlink()
+        png(tmp_path / folder / f"a{suffix}", values)
+    assert png_pairs.recognize(tmp_path)
+    assert maps(open_png_pairs(tmp_path).read(0)) == expected
+
+
 # --- wrong input ---
+
+
+def test_masks_in_jpeg_files_are_refused_with_the_reason(tmp_path: Path):
+    picture(tmp_path / "images/a.jpg")
+    picture(tmp_path / "masks/a.jpg")
+    assert semantic_png.recognize(tmp_path)
+    refused(tmp_path, "masks/a.jpg: JPEG changes the numbers that pixels stand for", alone=True)
+
+
+@pytest.mark.parametrize(("masks", "images"), [("SegmentationClass", "JPEGImages"), ("masks", "images")])
+def test_masks_without_pictures(tmp_path: Path, masks: str, images: str):
+    png(tmp_path / masks / "a.png", CLASSES)
+    text(tmp_path / "labelmap.txt", "road:1,2,3::\n")
+    said = f"{tmp_path}: {masks}/ has masks, but the pictures are not there; export with pictures, or put them into "
+    refused(tmp_path, said + str(tmp_path / images), alone=True)
+    refused(tmp_path, said)
+    with pytest.raises(InputError, match=f"{masks}/ has masks, but the pictures are not there"):
+        find_format(tmp_path, None)
 
 
 def test_a_value_without_name_is_counted(tmp_path: Path):

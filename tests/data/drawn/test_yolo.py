@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from thingstuff.data.drawn.drawing import Drawing, DrawingSource, DrawnCategory
+from thingstuff.data.drawn.formats import find_format
 from thingstuff.data.drawn.yolo import label_path, open_yolo, recognize
 from thingstuff.errors import InputError
 
@@ -112,12 +113,69 @@ def test_lists_of_pictures_as_cvat_writes_them(tmp_path: Path, line: str):
     assert source.read(0).pieces[0].category == "car"
 
 
+# --- classes.txt ---
+
+
+@pytest.mark.parametrize("place", ["classes.txt", "labels/classes.txt", "obj.names"])
+def test_a_list_of_classes_as_label_studio_writes_it(tmp_path: Path, place: str):
+    picture(tmp_path / "images/a.jpg")
+    picture(tmp_path / "images/b.JPG")
+    text(tmp_path / "labels/a.txt", SQUARE)
+    text(tmp_path / place, "person\ncar\n\n")
+    text(tmp_path / "notes.json", "{}")
+    assert find_format(tmp_path, None).name == "yolo"
+    source = open_yolo(tmp_path)
+    assert source.categories == (DrawnCategory("person", True), DrawnCategory("car", True))
+    first, second = source.read(0), source.read(1)
+    assert (first.image, first.size, first.split) == (tmp_path / "images/a.jpg", SIZE, None)
+    assert [piece.category for piece in first.pieces] == ["car"]
+    assert second.pieces == ()
+
+
+def test_folders_for_splits_beside_a_list_of_classes(tmp_path: Path):
+    for split in ("train", "valid"):
+        picture(tmp_path / "images" / split / "a.jpg")
+        text(tmp_path / "labels" / split / "a.txt", SQUARE)
+    text(tmp_path / "classes.txt", "person\ncar\n")
+    source = open_yolo(tmp_path)
+    assert [source.read(index).split for index in range(len(source))] == ["train", "val"]
+    assert all(len(source.read(index).pieces) == 1 for index in range(2))
+
+
+def test_labels_beside_pictures_and_a_list_of_classes(tmp_path: Path):
+    picture(tmp_path / "a.jpg")
+    text(tmp_path / "a.txt", SQUARE)
+    text(tmp_path / "classes.txt", "person\ncar\n")
+    assert recognize(tmp_path)
+    assert [piece.category for piece in open_yolo(tmp_path).read(0).pieces] == ["car"]
+
+
+def test_labels_without_names_of_classes_are_recognized_and_refused(tmp_path: Path):
+    picture(tmp_path / "images/a.jpg")
+    text(tmp_path / "labels/a.txt", SQUARE)
+    assert find_format(tmp_path, None).name == "yolo"
+    refused(tmp_path, f"{tmp_path}: nothing names the classes; write {tmp_path / 'classes.txt'} with a name in each")
+
+
+@pytest.mark.parametrize("line", ["car 0.1 0.2 0.3 0.4", "", "1 2", "0.5 1 1 1 1", "1 nan 0 0 0", "1 a b c d"])
+def test_other_text_files_are_no_labels(tmp_path: Path, line: str):
+    picture(tmp_path / "images/a.jpg")
+    text(tmp_path / "labels/a.txt", f"{line}\n")
+    assert not recognize(tmp_path)
+
+
+def test_no_pictures_beside_a_list_of_classes(tmp_path: Path):
+    text(tmp_path / "labels/a.txt", SQUARE)
+    text(tmp_path / "classes.txt", "car\n")
+    refused(tmp_path, f"{tmp_path / 'classes.txt'}: no pictures in {tmp_path}; put them into images/")
+
+
 def test_one_yaml_file_of_any_name(tmp_path: Path):
     root = ultralytics(tmp_path)
     (root / "data.yaml").rename(root / "coco8-seg.yaml")
     assert recognize(root)
     text(root / "other.yml", "a: 1\n")
-    assert not recognize(root)
+    refused(root, f"{root}: has several YAML files (coco8-seg.yaml, other.yml); give the one with names")
     assert recognize(root / "coco8-seg.yaml")
 
 
@@ -188,7 +246,7 @@ def test_coordinates_rounded_beyond_the_edge(tmp_path: Path):
         ("0 0.1 0.1 0.2 0.2 0.3 0.3 0.4", "7 coordinates"),
         ("0 0.1 0.1", "2 coordinates"),
         ("0", "0 coordinates"),
-        ("7 0.1 0.1 0.2 0.2 0.3 0.1", "the class 7 is not among the 2 names"),
+        ("7 0.1 0.1 0.2 0.2 0.3 0.1", "the class 7 is not among the 2 that are named"),
         ("-1 0.1 0.1 0.2 0.2 0.3 0.1", "the class -1"),
         ("0.5 0.1 0.1 0.2 0.2 0.3 0.1", "the class 0.5"),
         ("nan 0.1 0.1 0.2 0.2 0.3 0.1", "the class nan"),
@@ -233,7 +291,7 @@ def test_a_list_with_a_missing_picture_and_no_data_yaml(tmp_path: Path):
     root = ultralytics(tmp_path, yaml="train: train.txt\nnames: [a]\n")
     text(root / "train.txt", "images/train/a.jpg\nimages/train/gone.jpg\n")
     refused(root, "train.txt: the picture 'images/train/gone.jpg' is not there")
-    refused(root / "labels", "has no data.yaml")
+    refused(root / "labels", "nothing names the classes", "or give the data.yaml")
     text(root / "train.txt", "images/train/../../../a.jpg\n")
     refused(root, "train.txt: 'images/train/../../../a.jpg' leads out of the list's folder")
 

@@ -272,7 +272,8 @@ def _read_annotation(annotation: Any, names: Mapping[int, str | None], picture: 
     if crowd not in (0, 1):
         raise InputError(f"{where}: iscrowd is {crowd!r}; write 1 for a group of objects, else 0")
     mask, corner = _read_segmentation(annotation.get("segmentation"), picture.size, where)
-    return Piece(names[category_id], mask, corner, crowd=bool(crowd))
+    name = names[category_id]
+    return Piece(name, mask, corner, crowd=bool(crowd), where=f"{where} ({name!r})")
 
 
 def _read_segmentation(segmentation: Any, size: Size, where: str) -> Placed:

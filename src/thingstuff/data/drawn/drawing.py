@@ -25,6 +25,7 @@ class Piece:
         corner: Row and column of the mask's first pixel in the upright picture; the mask lies inside the picture.
         group: Pieces of one category and group are one object; None: an object of its own. Stuff needs no group.
         crowd: A crowd of objects that are not told apart.
+        where: File, picture and shape, for messages; None: its number in the drawing is all there is to say.
     """
 
     category: str | None
@@ -32,6 +33,7 @@ class Piece:
     corner: tuple[int, int]
     group: int | str | None = None
     crowd: bool = False
+    where: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +142,13 @@ class ShapeSource(Generic[Content]):
         """
         picture = self.pictures[index]
         pieces = [
-            Piece(shape.category, *self.decode(shape.content, picture.size, shape.where), shape.group, shape.crowd)
+            Piece(
+                shape.category,
+                *self.decode(shape.content, picture.size, shape.where),
+                shape.group,
+                shape.crowd,
+                shape.where,
+            )
             for shape in picture.shapes
         ]
         return Drawing(picture.image, picture.size, tuple(pieces), picture.split)

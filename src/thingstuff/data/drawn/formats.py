@@ -12,6 +12,7 @@ from thingstuff.data.drawn import (
     datumaro,
     label_studio,
     labelme,
+    png_folders,
     png_pairs,
     semantic_png,
     yolo,
@@ -107,4 +108,6 @@ def _what_it_is(source: Path) -> str:
         return "is in the COCO panoptic format already, which needs no conversion (thingstuff data check looks at it)"
     if source.suffix.lower() in (".zip", ".tar", ".gz", ".tgz", ".7z"):
         return "is an archive; unpack it first"
+    if (masks := png_folders.find_masks_alone(source)) is not None:
+        return png_folders.describe_masks_alone(masks)
     return "no known annotations were found here; give the folder or file that the tool exported, or force --from"

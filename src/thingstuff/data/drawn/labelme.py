@@ -23,7 +23,7 @@ from PIL import Image
 
 from thingstuff.data.drawn.drawing import Drawing, DrawnCategory, Piece
 from thingstuff.data.drawn.lookup import field, is_file, json_begins, picture_size, read_json, read_size
-from thingstuff.data.drawn.pictures import SUFFIXES
+from thingstuff.data.drawn.pictures import SUFFIXES, stored_size
 from thingstuff.data.drawn.polygons import Placed, crop, ellipse, fill_polygons, read_points
 from thingstuff.data.drawn.splitting import split_name
 from thingstuff.errors import InputError
@@ -56,10 +56,15 @@ class LabelmeFiles:
         path = self.files[index]
         document = read_json(path)
         shapes = field(document, "shapes", list, str(path))
-        image = _find_picture(document, path, self.root) or self._write_embedded(document, path)
+        image = _find_picture(document, path, self.root)
+        embedded = image is None
+        if image is None:
+            image = self._write_embedded(document, path)
         height, width = document.get("imageHeight"), document.get("imageWidth")
         known = type(height) is int and type(width) is int and height > 0 and width > 0
         size = read_size(height, width, f"{path}: imageHeight, imageWidth") if known else picture_size(image)
+        if embedded:
+            _check_embedded(size, image, path)
         pieces = [
             piece
             for position, shape in enumerate(shapes)
@@ -101,7 +106,13 @@ def recognize(source: Path) -> bool:
     """Whether there are JSON files with shapes."""
     try:
         files = [source] if source.is_file() else sorted(source.glob("*.json"))[:5] or _first_below(source)
-        return any(json_begins(path, ("shapes",)) for path in files if path.suffix.lower() == ".json")
+        # Of sorted keys, the picture itself comes before the shapes.
+        return any(
+            json_begins(path, (mark,))
+            for path in files
+            if path.suffix.lower() == ".json"
+            for mark in ("shapes", "imageData")
+        )
     except OSError:
         return False
 
@@ -154,10 +165,20 @@ def _find_picture(document: dict[str, Any], path: Path, root: Path) -> Path | No
             candidates.append(path.parent / windows.as_posix())
         # A path of another machine, or one that leads out of the folder: perhaps the file itself was brought along.
         candidates.append(path.parent / windows.name)
-    elif not document.get("imageData"):
+    if not document.get("imageData"):
         candidates += [path.with_suffix(suffix) for suffix in sorted(SUFFIXES)]
     inside = root.resolve()
     return next((file for file in candidates if is_file(file) and file.resolve().is_relative_to(inside)), None)
+
+
+def _check_embedded(size: Size, image: Path, path: Path) -> None:
+    """Refuse a size that does not fit here already: later on, the message would name a temporary file."""
+    stored, orientation = stored_size(image)
+    if size != stored and (orientation < 5 or size != stored[::-1]):
+        raise InputError(
+            f"{path}: imageWidth x imageHeight is {size[1]} x {size[0]}, the picture in imageData has {stored[1]} x "
+            f"{stored[0]} pixels; was it replaced after it was annotated? Save the file again in labelme"
+        )
 
 
 def _decode(text: str, name: str, where: str) -> bytes:
@@ -198,7 +219,7 @@ def _read_shape(shape: Any, size: Size, where: str) -> Piece | None:
     elif len(points) not in expected[kind]:
         raise InputError(f"{where}: {len(points)} points instead of {expected[kind][0]}; draw it again")
     mask, corner = _place(kind, points, shape.get("mask"), size, where)
-    return Piece(label, mask, corner, group)
+    return Piece(label, mask, corner, group, where=where)
 
 
 def _place(kind: str, points: np.ndarray, mask: Any, size: Size, where: str) -> Placed:

@@ -16,7 +16,7 @@ _LARGEST = 2**31
 """No picture has coordinates beyond it; larger numbers are damage, and would not fit the rasteriser."""
 _MOST_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)
 """Pillow opens no larger picture."""
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG", ".bmp", ".webp", ".tif", ".tiff")
+_SUFFIXES = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG", ".bmp", ".webp", ".tif", ".tiff", ".npy")
 
 
 def read_json(path: Path) -> Any:

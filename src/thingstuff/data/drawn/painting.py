@@ -113,12 +113,12 @@ def _check_piece(piece: Piece, index: int, drawing: Drawing, table: Mapping[str,
     (top, left), (height, width) = piece.corner, piece.mask.shape
     if top < 0 or left < 0 or top + height > drawing.size[0] or left + width > drawing.size[1]:
         raise InputError(
-            f"{drawing.image}: {_describe(index, drawing)} reaches to row {top + height} and column "
+            f"{_describe(index, drawing)} reaches to row {top + height} and column "
             f"{left + width} of a picture of {drawing.size[1]} x {drawing.size[0]} pixels (width x height); "
             "is it drawn on another picture?"
         )
     if piece.category is not None and piece.category not in table:
-        raise InputError(f"{drawing.image}: {_describe(index, drawing)} is of no listed category; add its name")
+        raise InputError(f"{_describe(index, drawing)} is of no listed category; add its name")
 
 
 def _category(piece: Piece, table: Mapping[str, Category | None]) -> Category | None:
@@ -145,17 +145,21 @@ def _check_free(covered: np.ndarray, row: int, index: int, owners: list[_Owner],
     counts[[0, row]] = 0
     if counts.any():
         other = int(counts.argmax())
+        own, covered_one = (_describe(piece, drawing) for piece in (index, owners[other - 1].pieces[0]))
+        place = "".join(own.rpartition(": ")[:2])
         raise InputError(
-            f"{drawing.image}: {_describe(index, drawing)} covers {counts[other]} pixels of "
-            f"{_describe(owners[other - 1].pieces[0], drawing)}; say who keeps them: --overlap smaller-on-top, "
-            "last-wins, by-order or skip"
+            f"{own} covers {counts[other]} pixels of {covered_one.removeprefix(place)}; say who keeps them: "
+            "--overlap smaller-on-top, last-wins, by-order or skip"
         )
 
 
 def _describe(index: int, drawing: Drawing) -> str:
+    """A shape by its place in the file that it was read from, else by its number."""
     piece = drawing.pieces[index]
+    if piece.where is not None:
+        return piece.where
     group = "" if piece.group is None else f" of group {piece.group}"
-    return f"shape {index + 1} ({'void' if piece.category is None else repr(piece.category)}{group})"
+    return f"{drawing.image}: shape {index + 1} ({'void' if piece.category is None else repr(piece.category)}{group})"
 
 
 def _finish(rows: np.ndarray, owners: list[_Owner]) -> Painting:

@@ -10,11 +10,11 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from thingstuff.data.drawn.drawing import Drawing, Piece
-from thingstuff.data.images import read_image
+from thingstuff.data.images import read_stored
 from thingstuff.errors import InputError
 from thingstuff.structures import Size
 
-SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", ".gif", ".ppm", ".pgm"))
+SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", ".gif", ".ppm", ".pgm", ".npy"))
 """What is taken for a picture in a folder."""
 
 
@@ -22,7 +22,7 @@ def stored_size(path: Path) -> tuple[Size, int]:
     """Height and width of a picture as stored, and its EXIF orientation (1: upright), without decoding its pixels.
 
     Raises:
-        InputError: As for ``read_image``.
+        InputError: As for ``read_stored``.
     """
     try:
         if not path.is_file():  # opening a pipe would wait for ever
@@ -32,8 +32,8 @@ def stored_size(path: Path) -> tuple[Size, int]:
             with Image.open(path) as image:
                 orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
                 return (image.height, image.width), orientation if orientation in range(2, 9) else 1
-    except Exception:  # whatever Pillow raises on a damaged file, the full reader says it in a line
-        pixels = read_image(path)
+    except Exception:  # an array, or whatever Pillow raises on a damaged file, which the full reader says in a line
+        pixels = read_stored(path)
         return (pixels.shape[0], pixels.shape[1]), 1
 
 

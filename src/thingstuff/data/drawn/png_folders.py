@@ -1,13 +1,12 @@
-"""Folders of pictures and of PNG files with the same names.
+"""Folders of pictures and of PNG files with the same names; TIFF and BMP files keep numbers as well.
 
 Understood layouts: ``images/`` and ``semantic/``, perhaps with ``instance/``, each perhaps with a folder for every
 split, or all in a folder for every split; Pascal VOC's ``JPEGImages/``, ``SegmentationClass/``,
 ``SegmentationObject/`` and ``ImageSets/Segmentation/<split>.txt``, as CVAT, Datumaro and labelme write it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +22,8 @@ _SEMANTIC = (
     *("semantic", "semantics", "semantic_masks", "semantic_labels", "segmentationclass", "segmentationclasspng"),
     *("masks", "mask", "labels", "label", "annotations", "gt"),
 )
+_MASKS = (".png", ".tif", ".tiff", ".bmp", ".jpg", ".jpeg")
+"""Formats of masks, the likelier first. JPEG cannot be one: its reader says why."""
 _INSTANCE = (
     "instance",
     "instances",
@@ -97,6 +98,8 @@ def open_png_folders(source: Path, with_instances: bool) -> PngFolders:
     wanted = f"{source}: no folders images/ and semantic/{' and instance/' if with_instances else ''} with PNG files"
     found = list(_find_folders(source))
     if not found or (with_instances and any(folders.instance is None for folders in found)):
+        if (masks := find_masks_alone(source)) is not None:
+            raise InputError(f"{source}: {describe_masks_alone(masks)}")
         raise InputError(f"{wanted}; give the folder that holds them")
     lists = _read_lists(source)
     entries = [entry for folders in found for entry in _find_entries(folders, with_instances, lists)]
@@ -116,18 +119,44 @@ def _find_folders(source: Path) -> Iterator[_Folders]:
     for place in (source, *sorted(path for path in source.iterdir() if path.is_dir())):
         inside = {path.name.lower(): path for path in place.iterdir() if path.is_dir()}
         images, instance = _first(inside, _IMAGES), _first(inside, _INSTANCE)
-        semantic = next((inside[n] for n in _SEMANTIC if n in inside and _has_png(inside[n])), None)
+        semantic = next((inside[n] for n in _SEMANTIC if n in inside and _has_masks(inside[n])), None)
         if images is not None and semantic is not None:
             yield _Folders(images, semantic, instance, None if place == source else place.name)
+
+
+def find_masks_alone(source: Path) -> Path | None:
+    """A folder of masks without one of pictures beside it, as Pascal VOC's layout is exported without pictures."""
+    inside = {path.name.lower(): path for path in source.iterdir() if path.is_dir()} if source.is_dir() else {}
+    if _first(inside, _IMAGES) is not None:
+        return None
+    return next((inside[name] for name in _SEMANTIC if name in inside and _has_masks(inside[name])), None)
+
+
+def describe_masks_alone(masks: Path) -> str:
+    """What to do about it."""
+    name = "JPEGImages" if masks.name.startswith("Segmentation") else "images"
+    return (
+        f"{masks.name}/ has masks, but the pictures are not there; export with pictures, or put them "
+        f"into {masks.parent / name}, named like the masks"
+    )
 
 
 def _first(folders: dict[str, Path], names: tuple[str, ...]) -> Path | None:
     return next((folders[name] for name in names if name in folders), None)
 
 
-def _has_png(folder: Path) -> bool:
-    """Whether a folder holds masks: no JSON files, whose PNG files mean something else, and PNG files at some depth."""
-    return not any(folder.glob("*.json")) and any(True for _ in islice(folder.rglob("*.png"), 1))
+def _has_masks(folder: Path) -> bool:
+    """Whether a folder holds masks at some depth, and no JSON files: beside those, PNG files mean something else."""
+    return not any(folder.glob("*.json")) and any(path.suffix.lower() in _MASKS for path in folder.rglob("*"))
+
+
+def _files_by_name(folder: Path, suffixes: Collection[str]) -> dict[Path, Path]:
+    """The files of some formats at any depth, by their path in the folder without suffix."""
+    files: dict[Path, Path] = {}
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() in suffixes and path.is_file():
+            files.setdefault(path.relative_to(folder).with_suffix(""), path)
+    return files
 
 
 def _read_lists(source: Path) -> dict[str, str]:
@@ -143,22 +172,17 @@ def _read_lists(source: Path) -> dict[str, str]:
 
 
 def _find_entries(folders: _Folders, with_instances: bool, lists: dict[str, str]) -> Iterator[_Entry]:
-    pictures: dict[Path, Path] = {}
-    for path in sorted(folders.images.rglob("*")):
-        if path.suffix.lower() in SUFFIXES and path.is_file():
-            pictures.setdefault(path.relative_to(folders.images).with_suffix(""), path)
-    for semantic in sorted(folders.semantic.rglob("*.png")):
-        key = semantic.relative_to(folders.semantic).with_suffix("")
+    pictures = _files_by_name(folders.images, SUFFIXES)
+    objects = _files_by_name(folders.instance, _MASKS) if with_instances and folders.instance is not None else {}
+    for key, semantic in _files_by_name(folders.semantic, _MASKS).items():
         if key not in pictures:
             raise InputError(
                 f"{semantic}: {folders.images} has no picture of this name ({key}.jpg or another format); add it there"
             )
-        instance = None
-        if with_instances:
+        instance = objects.get(key)
+        if with_instances and instance is None:
             assert folders.instance is not None
-            instance = folders.instance / f"{key}.png"
-            if not instance.is_file():
-                raise InputError(f"{instance}: is missing, but {semantic} is there; both are needed")
+            raise InputError(f"{folders.instance / f'{key}.png'}: is missing, but {semantic} is there; both are needed")
         inner = key.parts[0] if len(key.parts) > 1 and split_name(key.parts[0]) in ("train", "val", "test") else None
         yield _Entry(pictures[key], semantic, instance, lists.get(key.as_posix()) or inner or folders.split)
 

@@ -1,15 +1,19 @@
 """YOLO's segmentation labels: a text file for every picture, a line ``class x1 y1 x2 y2 ...`` for every object.
 
 Coordinates are shares of width and height. Understood layouts: ``data.yaml``, or the folder with it, whose ``train``,
-``val`` and ``test`` name folders of pictures or text files that list them. The labels of ``images/a.jpg`` lie in
-``labels/a.txt``, else beside the picture; a picture without labels has no object.
+``val`` and ``test`` name folders of pictures or text files that list them; else, as Label Studio writes it, a folder
+with ``images/``, ``labels/`` and ``classes.txt``, which has the name of a class in each line, perhaps with a folder for
+each split in both. The labels of ``images/a.jpg`` lie in ``labels/a.txt``, else beside the picture; a picture without
+labels has no object.
 
 Source: https://docs.ultralytics.com/datasets/segment/
 """
 
+import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +24,14 @@ from thingstuff.data.drawn.label_png import NAME_FILES
 from thingstuff.data.drawn.lookup import is_file, picture_size
 from thingstuff.data.drawn.pictures import SUFFIXES
 from thingstuff.data.drawn.polygons import fill_polygons, read_points
+from thingstuff.data.drawn.splitting import split_name
 from thingstuff.errors import InputError
 from thingstuff.structures import Size
 
 _SPLITS = ("train", "val", "valid", "test")
+_CLASS_LISTS = ("classes.txt", "obj.names")
+_NO_LABELS = (*NAME_FILES, "notes.txt", "train.txt", "val.txt", "test.txt")
+"""Text files that lie beside labels."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +44,7 @@ class YoloSegmentation:
     """
 
     names: Mapping[int, str]
-    pictures: tuple[tuple[Path, str], ...]
+    pictures: tuple[tuple[Path, str | None], ...]
 
     @property
     def categories(self) -> tuple[DrawnCategory, ...]:
@@ -60,10 +68,12 @@ class YoloSegmentation:
 
 
 def recognize(source: Path) -> bool:
-    """Whether there is a YAML file that names classes and a folder of pictures."""
+    """Whether there is a YAML file that names classes and a folder of pictures, or text files of outlines."""
     try:
         path = _find_yaml(source)
         text = "" if path is None else path.read_text(encoding="utf-8")
+        if path is None and source.is_dir():
+            return _has_outlines(source)
     except (OSError, ValueError):
         return False
     keys = {line.split(":")[0].strip() for line in text.splitlines() if ":" in line and not line[:1].isspace()}
@@ -71,24 +81,30 @@ def recognize(source: Path) -> bool:
 
 
 def open_yolo(source: Path) -> YoloSegmentation:
-    """Open a data set that a ``data.yaml`` describes.
+    """Open a data set that a ``data.yaml`` describes, or a folder with ``classes.txt``.
 
     Raises:
         InputError: The file is missing or damaged, a folder that it names is not there, or there are no labels.
     """
     path = _find_yaml(source)
-    if path is None:
-        raise InputError(f"{source}: has no data.yaml with names, train and val; give that file")
-    content = _read_yaml(path)
-    names = _read_class_names(content.get("names"), path)
-    pictures = [
-        (picture, split)
-        for split in _SPLITS
-        for entry in _listed(content.get(split), split, path)
-        for picture in _find_pictures(entry, content.get("path"), split, path)
-    ]
+    pictures: list[tuple[Path, str | None]]
+    if path is not None:
+        content = _read_yaml(path)
+        names = _read_class_names(content.get("names"), path)
+        pictures = [
+            (picture, split)
+            for split in _SPLITS
+            for entry in _listed(content.get(split), split, path)
+            for picture in _find_pictures(entry, content.get("path"), split, path)
+        ]
+        where = "in train, val or test; correct the paths"
+    else:
+        path = _find_class_list(source)
+        names = dict(enumerate(line.strip() for line in _read_text(path).strip().splitlines()))
+        pictures = list(_find_in_folders(source))
+        where = f"in {source}; put them into images/, and the labels into labels/"
     if not pictures:
-        raise InputError(f"{path}: no pictures in train, val or test; correct the paths")
+        raise InputError(f"{path}: no pictures {where}")
     if not any(label_path(picture).is_file() for picture, _ in pictures):
         raise InputError(
             f"{path}: none of {len(pictures)} pictures has a label file; {label_path(pictures[0][0])} would be that of "
@@ -103,7 +119,7 @@ def _warn_of_labels_without_picture(pictures: Sequence[Path], path: Path) -> Non
     # Beside pictures may lie text files of all kinds.
     folders = sorted({labels.parent for labels in used} - {picture.parent for picture in pictures})
     unused = [labels for folder in folders for labels in sorted(folder.glob("*.txt")) if labels not in used]
-    unused = [labels for labels in unused if labels.name not in NAME_FILES]
+    unused = [labels for labels in unused if labels.name not in _NO_LABELS]
     if unused:
         warnings.warn(f"{path}: pictures of {len(unused)} label files are missing, first {unused[0]}", stacklevel=3)
 
@@ -124,9 +140,13 @@ def label_path(image: Path) -> Path:
 def _find_yaml(source: Path) -> Path | None:
     if source.is_file():
         return source if source.suffix.lower() in (".yaml", ".yml") else None
-    found = sorted(path for suffix in ("yaml", "yml") for path in source.glob(f"*.{suffix}"))
+    found = _yaml_files(source)
     named = [path for path in found if path.stem in ("data", "dataset")]
     return named[0] if named else found[0] if len(found) == 1 else None
+
+
+def _yaml_files(folder: Path) -> list[Path]:
+    return sorted(path for suffix in ("yaml", "yml") for path in folder.glob(f"*.{suffix}"))
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -195,6 +215,56 @@ def _find_pictures(entry: str, root: Any, split: str, path: Path) -> Iterator[Pa
             yield picture
 
 
+# --- classes.txt ---
+
+
+def _find_class_list(source: Path) -> Path:
+    places = (source, source / "labels")
+    found = next((place / name for place in places for name in _CLASS_LISTS if (place / name).is_file()), None)
+    if found is None:
+        if len(several := _yaml_files(source)) > 1:
+            listed = ", ".join(path.name for path in several)
+            raise InputError(f"{source}: has several YAML files ({listed}); give the one with names, train and val")
+        raise InputError(
+            f"{source}: nothing names the classes; write {source / 'classes.txt'} with a name in each line, that of "
+            "class 0 first, or give the data.yaml with names, train and val"
+        )
+    return found
+
+
+def _has_outlines(folder: Path) -> bool:
+    """Whether one of the first label files in ``labels/``, or beside the list of classes, has an outline or a box."""
+    labels = folder / "labels"
+    if not labels.is_dir():
+        if not any((folder / name).is_file() for name in _CLASS_LISTS):
+            return False
+        labels = folder
+    files = (path for path in labels.rglob("*.txt") if path.name not in _NO_LABELS)
+    return any(_is_outline(line) for path in islice(files, 20) for line in _first_lines(path))
+
+
+def _first_lines(path: Path) -> list[str]:
+    with path.open(encoding="utf-8", errors="replace") as file:
+        return list(islice(file, 5))
+
+
+def _is_outline(line: str) -> bool:
+    words = line.split()
+    try:
+        return len(words) >= 5 and words[0].isdecimal() and all(math.isfinite(float(word)) for word in words[1:])
+    except ValueError:
+        return False
+
+
+def _find_in_folders(source: Path) -> Iterator[tuple[Path, str | None]]:
+    """All pictures with the split that a folder on their way stands for."""
+    images = source / "images" if (source / "images").is_dir() else source
+    for path in sorted(images.rglob("*")):
+        if path.suffix.lower() in SUFFIXES and path.is_file():
+            words = (split_name(part) for part in path.relative_to(images).parts[:-1])
+            yield path, next((word for word in words if word in ("train", "val", "test")), None)
+
+
 # --- labels ---
 
 
@@ -204,9 +274,7 @@ def _read_line(words: list[str], names: Mapping[int, str], size: Size, where: st
     except ValueError as error:
         raise InputError(f"{where}: {' '.join(words)[:60]!r} are not numbers; write class x1 y1 x2 y2 ...") from error
     if not numbers[0].is_integer() or int(numbers[0]) not in names:
-        raise InputError(
-            f"{where}: the class {words[0]} is not among the {len(names)} names of data.yaml; add it there"
-        )
+        raise InputError(f"{where}: the class {words[0]} is not among the {len(names)} that are named; add its name")
     if len(numbers) == 5:
         raise InputError(
             f"{where}: a box (class x y width height), no outline; a panoptic map needs segmentation labels"
@@ -218,4 +286,4 @@ def _read_line(words: list[str], names: Mapping[int, str], size: Size, where: st
         raise InputError(f"{where}: coordinates up to {shares.max():g}; YOLO's are shares of width and height, 0 to 1")
     outline = read_points((shares * np.array([size[1], size[0]])).tolist(), size, where)
     mask, corner = fill_polygons([outline], size)
-    return Piece(names[int(numbers[0])], mask, corner)
+    return Piece(names[int(numbers[0])], mask, corner, where=where)
