@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any
 
 from thingstuff.errors import InputError
-from thingstuff.recipe import Recipe, field_names, read_recipe
+from thingstuff.recipe import CLASS_COUNTS, FROM_CATEGORIES, Recipe, field_names, read_recipe
 
 Overrides = Mapping[str, Sequence[str]]
 """Words given for each dotted field, as they stand on the command line."""
@@ -90,6 +90,8 @@ def _field_of(name: str, fields: Set[str], options: Iterable[str]) -> tuple[str,
         return name, False
     if last.startswith("no_") and positive in fields:
         return positive, True
+    if last in CLASS_COUNTS:
+        raise InputError(f"--{_flag(name)} is not an option; {FROM_CATEGORIES}")
     known = {*fields, *options}
     neighbours = [field for field in known if field.rpartition(".")[0] == section] or known
     near = max(sorted(neighbours), key=lambda field: _likeness(field.rpartition(".")[2], last))

@@ -10,16 +10,12 @@ from jaxtyping import Bool
 from PIL import Image
 
 from thingstuff.data.coco import panoptic_annotation, save_panoptic_png, write_json
+from thingstuff.data.images import PICTURE_SUFFIXES, is_picture
 from thingstuff.errors import InputError
 from thingstuff.labels import LabelSet
 from thingstuff.predict import Model
 from thingstuff.progress import track
 from thingstuff.result import DetectedInstances, Result
-
-PICTURE_SUFFIXES = frozenset(
-    (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", ".gif", ".ppm", ".pgm", ".npy")
-)
-"""What is taken for a picture in a folder; a file named outright is opened whatever its name."""
 
 
 def find_pictures(inputs: Iterable[str]) -> list[Path]:
@@ -34,9 +30,7 @@ def find_pictures(inputs: Iterable[str]) -> list[Path]:
         if not text:
             raise InputError("an empty path stands among the pictures; name files, folders or patterns")
         if path.is_dir():
-            inside = sorted(
-                file for file in path.rglob("*") if file.suffix.lower() in PICTURE_SUFFIXES and file.is_file()
-            )
+            inside = sorted(file for file in path.rglob("*") if is_picture(file))
             if not inside:
                 raise InputError(
                     f"{path}: no pictures in this folder; looked for {', '.join(sorted(PICTURE_SUFFIXES))}"

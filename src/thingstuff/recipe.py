@@ -269,6 +269,13 @@ def read_recipe(values: Mapping[str, Any] | str | bytes, source: str) -> Recipe:
         raise InputError(f"{source}: {describe(error)}") from None
 
 
+CLASS_COUNTS = frozenset(("num_classes", "num_things", "num_stuff", "thing_classes", "stuff_classes"))
+"""What other tools want to be told, and what goes wrong there in silence when it is not what the data say."""
+FROM_CATEGORIES = (
+    "how many classes there are, which of them are things, and their order follow from the data set's categories"
+)
+
+
 def describe(error: ValidationError) -> str:
     """Say in one line what is wrong with which field, with the nearest valid name for a wrong key."""
     return "; ".join(_describe_one(detail) for detail in error.errors(include_url=False))
@@ -278,6 +285,8 @@ def _describe_one(detail: Any) -> str:
     location = [part for part in detail["loc"] if part not in ("scenes", "files")]
     field = ".".join(str(part) for part in location)
     if detail["type"] == "extra_forbidden":
+        if location[-1] in CLASS_COUNTS:
+            return f"{field} is not a field; {FROM_CATEGORIES}"
         near = difflib.get_close_matches(field, field_names(), n=1) or difflib.get_close_matches(
             str(location[-1]), {name.rsplit(".", 1)[-1] for name in field_names()}, n=1
         )

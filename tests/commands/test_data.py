@@ -126,7 +126,7 @@ def test_renamed_and_ignored(shell: Shell, drawn: Path, tmp_path: Path):
 def test_overlap_is_an_error_unless_somebody_says_who_wins(shell: Shell, drawn: Path, tmp_path: Path):
     (tmp_path / "labels.toml").write_text(LABELS)
     shell("data convert drawn out --labels labels.toml").assert_refused(
-        "b.jpg: shape 2 ('car') covers 6 pixels of shape 1 ('road'); say who keeps them: --overlap",
+        "b.json: shapes[1] ('car', rectangle) covers 6 pixels of shapes[0] ('road', rectangle); say who keeps them: --overlap",
     )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["drawn", "labels.toml"]
 
@@ -136,7 +136,7 @@ def test_skipped_errors_give_exit_code_1(shell: Shell, drawn: Path, tmp_path: Pa
     done = shell("data convert drawn out --labels labels.toml --skip-errors")
     assert done.code == 1
     assert done.err.count("\n") == 1
-    assert "b.jpg: shape 2" in done.err
+    assert "b.json: shapes[1]" in done.err
     assert "pictures: 1 train" in done.out
     assert [path.name for path in (tmp_path / "out/images").iterdir()] == ["a.jpg"]
 

@@ -26,8 +26,8 @@ class ExportOptions:
     """The file to write: .onnx; .xml, with the weights beside it in .bin; or .pt2."""
     batch: int = 1
     """Pictures that the file takes at once, all of one size."""
-    pictures: tuple[Path, ...] = ()
-    """Pictures on which the file is compared with the network, besides procedural ones."""
+    pictures: tuple[str, ...] = ()
+    """Pictures, folders or patterns on which the file is compared with the network, besides procedural ones."""
     json: bool = False
     """Print the differences as JSON."""
 
@@ -41,12 +41,12 @@ def export(words: list[str]) -> int:
     options = parse(ExportOptions, "export", description, words)
     from thingstuff.export import export_checkpoint
     from thingstuff.predict import find_and_load_checkpoint
+    from thingstuff.predictions import find_pictures
 
+    pictures = find_pictures(options.pictures)
     checkpoint = find_and_load_checkpoint(options.checkpoint)
     try:
-        differences = export_checkpoint(
-            checkpoint, options.to, options.out, batch=options.batch, pictures=options.pictures
-        )
+        differences = export_checkpoint(checkpoint, options.to, options.out, batch=options.batch, pictures=pictures)
     except KeyboardInterrupt:
         raise InterruptedWork(f"interrupted; {options.out} was not written") from None
     if options.json:

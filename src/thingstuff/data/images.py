@@ -15,6 +15,9 @@ from PIL import ExifTags, Image, TiffImagePlugin
 from thingstuff.errors import InputError
 from thingstuff.structures import PixelKind, decode_ids
 
+PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", ".gif", ".ppm", ".pgm", ".npy")
+"""What is taken for a picture in a folder, in lower case; a file named outright is opened whatever its name."""
+
 DECODING_ERRORS = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, struct.error, zlib.error)
 """What Pillow's readers raise on damaged files."""
 
@@ -189,6 +192,11 @@ def read_id_map(path: Path | str) -> Int32[np.ndarray, "H W"]:
         raise InputError(
             f"{path}: this is a {kind}, not an 8-bit RGB PNG file; write ids as R + 256 G + 65536 B (0 is void)"
         )
+
+
+def is_picture(path: Path) -> bool:
+    """Whether a file in a folder is taken for a picture, by its name."""
+    return path.suffix.lower() in PICTURE_SUFFIXES and path.is_file()
 
 
 @contextmanager

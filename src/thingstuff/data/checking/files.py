@@ -8,12 +8,9 @@ from pathlib import Path
 
 from thingstuff.data.checking.kinds import Finding, Kind
 from thingstuff.data.checking.records import ListedPicture, Listing, SplitFiles, relative
+from thingstuff.data.images import PICTURE_SUFFIXES
 from thingstuff.data.layouts import find_panoptic
 from thingstuff.errors import InputError
-
-_PICTURE_SUFFIXES = frozenset(
-    (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", ".gif", ".ppm", ".pgm", ".npy")
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +105,7 @@ def find_extra(listings: Sequence[Listing], others: Sequence[Listing], root: Pat
         inside = [path for path in map_folders if path != folder and path.is_relative_to(folder)]
         for name in sorted((_names_in(folder) or frozenset()) - listed):
             path = folder / name
-            if path.suffix.lower() in _PICTURE_SUFFIXES and not any(path.is_relative_to(other) for other in inside):
+            if path.suffix.lower() in PICTURE_SUFFIXES and not any(path.is_relative_to(other) for other in inside):
                 yield Finding(Kind.EXTRA_PICTURE, None, relative(path, root), "in no JSON file")
     for listing in listings:
         if not listing.complete:

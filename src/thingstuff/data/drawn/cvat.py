@@ -31,6 +31,7 @@ from thingstuff.data.drawn.lookup import (
 )
 from thingstuff.data.drawn.polygons import Placed, fill_polygons, read_points
 from thingstuff.data.drawn.turned import ellipse_outline, fill_turned, rectangle_outline, turn
+from thingstuff.data.images import is_picture
 from thingstuff.errors import InputError
 from thingstuff.structures import Size
 
@@ -218,11 +219,7 @@ def _frame_files(folders: Iterable[Path]) -> Mapping[int, Path]:
     for folder in folders:
         for file in sorted(folder.iterdir()) if folder.is_dir() else []:
             match = _FRAME_NAME.fullmatch(file.stem)
-            if (
-                match
-                and file.is_file()
-                and file.suffix.lower() in (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
-            ):
+            if match and is_picture(file):
                 files.setdefault(int(match[1]), file)
     return files
 

@@ -30,12 +30,12 @@ from thingstuff.data.drawn.lookup import (
 )
 from thingstuff.data.drawn.polygons import Placed, crop, fill_polygons, read_points
 from thingstuff.data.drawn.turned import ellipse_outline, fill_turned, rectangle_outline, turn
+from thingstuff.data.images import PICTURE_SUFFIXES
 from thingstuff.errors import InputError
 from thingstuff.structures import Size
 
 _WITHOUT_AREA = ("keypoint", "keypointlabels", "vector", "vectorlabels")
 _UNREAD = ("bitmask", "bitmasklabels")
-_PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif")
 _UPLOAD_PREFIX = re.compile(r"[0-9a-f]{8}-(.+)")
 """What Label Studio puts before the name of an uploaded picture."""
 
@@ -191,7 +191,7 @@ def _address(data: Mapping[str, Any], where: str) -> str:
     if isinstance(data.get("image"), str):
         return data["image"]
     texts = [value for value in data.values() if isinstance(value, str)]
-    pictures = [text for text in texts if _path(text).lower().endswith(_PICTURES)]
+    pictures = [text for text in texts if _path(text).lower().endswith(PICTURE_SUFFIXES)]
     if len(pictures) != 1:
         raise InputError(f"{where}: data names {len(pictures)} pictures; expected one, best under the key 'image'")
     return pictures[0]

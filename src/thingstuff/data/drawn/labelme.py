@@ -23,9 +23,10 @@ from PIL import Image
 
 from thingstuff.data.drawn.drawing import Drawing, DrawnCategory, Piece
 from thingstuff.data.drawn.lookup import field, is_file, json_begins, picture_size, read_json, read_size
-from thingstuff.data.drawn.pictures import SUFFIXES, stored_size
+from thingstuff.data.drawn.pictures import stored_size
 from thingstuff.data.drawn.polygons import Placed, crop, ellipse, fill_polygons, read_points
 from thingstuff.data.drawn.splitting import split_name
+from thingstuff.data.images import PICTURE_SUFFIXES
 from thingstuff.errors import InputError
 from thingstuff.structures import Size
 
@@ -83,7 +84,7 @@ class LabelmeFiles:
             )
         content = _decode(data, "imageData", str(path))
         named = PureWindowsPath(str(document.get("imagePath") or "")).name
-        suffix = Path(named).suffix if Path(named).suffix.lower() in SUFFIXES else _suffix(content, path)
+        suffix = Path(named).suffix if Path(named).suffix.lower() in PICTURE_SUFFIXES else _suffix(content, path)
         # The folder's name is seen where two pictures have one name.
         folder = self._folder / (path.parent.name or "labelme")
         image = folder / f"{Path(named).stem or path.stem}{suffix}"
@@ -166,7 +167,7 @@ def _find_picture(document: dict[str, Any], path: Path, root: Path) -> Path | No
         # A path of another machine, or one that leads out of the folder: perhaps the file itself was brought along.
         candidates.append(path.parent / windows.name)
     if not document.get("imageData"):
-        candidates += [path.with_suffix(suffix) for suffix in sorted(SUFFIXES)]
+        candidates += [path.with_suffix(suffix) for suffix in PICTURE_SUFFIXES]
     inside = root.resolve()
     return next((file for file in candidates if is_file(file) and file.resolve().is_relative_to(inside)), None)
 

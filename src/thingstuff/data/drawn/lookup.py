@@ -9,6 +9,7 @@ from typing import Any
 from PIL import Image
 
 from thingstuff.data.drawn.pictures import stored_size
+from thingstuff.data.images import PICTURE_SUFFIXES
 from thingstuff.errors import InputError
 from thingstuff.structures import Size
 
@@ -16,7 +17,7 @@ _LARGEST = 2**31
 """No picture has coordinates beyond it; larger numbers are damage, and would not fit the rasteriser."""
 _MOST_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)
 """Pillow opens no larger picture."""
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG", ".bmp", ".webp", ".tif", ".tiff", ".npy")
+_SUFFIXES = (*PICTURE_SUFFIXES, *map(str.upper, PICTURE_SUFFIXES))
 
 
 def read_json(path: Path) -> Any:

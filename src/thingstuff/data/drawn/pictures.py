@@ -14,9 +14,6 @@ from thingstuff.data.images import read_stored
 from thingstuff.errors import InputError
 from thingstuff.structures import Size
 
-SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", ".gif", ".ppm", ".pgm", ".npy"))
-"""What is taken for a picture in a folder."""
-
 
 def stored_size(path: Path) -> tuple[Size, int]:
     """Height and width of a picture as stored, and its EXIF orientation (1: upright), without decoding its pixels.

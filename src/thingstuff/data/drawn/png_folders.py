@@ -13,8 +13,8 @@ import numpy as np
 
 from thingstuff.data.drawn.drawing import Drawing, DrawnCategory
 from thingstuff.data.drawn.label_png import ValueNames, pieces_of, read_label_png, read_names, semantic_values
-from thingstuff.data.drawn.pictures import SUFFIXES
 from thingstuff.data.drawn.splitting import split_name
+from thingstuff.data.images import PICTURE_SUFFIXES
 from thingstuff.errors import InputError
 
 _IMAGES = ("images", "image", "imgs", "img", "jpegimages", "rgb", "photos")
@@ -172,7 +172,7 @@ def _read_lists(source: Path) -> dict[str, str]:
 
 
 def _find_entries(folders: _Folders, with_instances: bool, lists: dict[str, str]) -> Iterator[_Entry]:
-    pictures = _files_by_name(folders.images, SUFFIXES)
+    pictures = _files_by_name(folders.images, PICTURE_SUFFIXES)
     objects = _files_by_name(folders.instance, _MASKS) if with_instances and folders.instance is not None else {}
     for key, semantic in _files_by_name(folders.semantic, _MASKS).items():
         if key not in pictures:

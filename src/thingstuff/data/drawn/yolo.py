@@ -22,9 +22,9 @@ import numpy as np
 from thingstuff.data.drawn.drawing import Drawing, DrawnCategory, Piece
 from thingstuff.data.drawn.label_png import NAME_FILES
 from thingstuff.data.drawn.lookup import is_file, picture_size
-from thingstuff.data.drawn.pictures import SUFFIXES
 from thingstuff.data.drawn.polygons import fill_polygons, read_points
 from thingstuff.data.drawn.splitting import split_name
+from thingstuff.data.images import is_picture
 from thingstuff.errors import InputError
 from thingstuff.structures import Size
 
@@ -200,7 +200,7 @@ def _find_pictures(entry: str, root: Any, split: str, path: Path) -> Iterator[Pa
             return  # often named, rarely there
         raise InputError(f"{path}: {split} is {entry!r}, which is not there; looked at {candidates[0]}")
     if place.is_dir():
-        yield from sorted(p for p in place.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+        yield from sorted(p for p in place.rglob("*") if is_picture(p))
         return
     for line in _read_text(place).splitlines():
         if line.strip():
@@ -260,7 +260,7 @@ def _find_in_folders(source: Path) -> Iterator[tuple[Path, str | None]]:
     """All pictures with the split that a folder on their way stands for."""
     images = source / "images" if (source / "images").is_dir() else source
     for path in sorted(images.rglob("*")):
-        if path.suffix.lower() in SUFFIXES and path.is_file():
+        if is_picture(path):
             words = (split_name(part) for part in path.relative_to(images).parts[:-1])
             yield path, next((word for word in words if word in ("train", "val", "test")), None)
 
