@@ -18,13 +18,13 @@ from thingstuff.data.checking.check import CheckedData
 from thingstuff.data.checking.files import CheckedPicture
 from thingstuff.data.checking.kinds import SEVERITIES, Finding, Severity
 from thingstuff.data.checking.pixels import WrongMapError, count_ids, read_map
-from thingstuff.data.checking.records import relative
+from thingstuff.data.checking.records import ListedPicture, relative
 from thingstuff.data.images import read_stored
 from thingstuff.errors import InputError
 from thingstuff.labels import Category, LabelSet, default_color
 from thingstuff.structures import VOID_ID, Panoptic, Segment
 from thingstuff.viz import as_photo, draw_panoptic
-from thingstuff.viz_names import font_of, shorten
+from thingstuff.viz_names import font_of, letters_of, shorten
 
 _LONGEST_SIDE = 960
 """Pixels that a drawing has at most."""
@@ -187,7 +187,7 @@ def _card(item: _Chosen, checked: CheckedData, drawing: str, photo: str, size: t
     pixels = "size unknown" if listed.size is None else f"{listed.size[1]} x {listed.size[0]}"
     segments = "1 segment" if len(listed.segments) == 1 else f"{len(listed.segments)} segments"
     return Card(
-        name=listed.file_name or listed.map_name or "unnamed",
+        name=_file_name(listed),
         note=f"{picture.split} · {pixels} · {segments}",
         drawing=drawing,
         photo=photo,
@@ -272,8 +272,10 @@ def _sheet(cells: Sequence[tuple[Image.Image, _Chosen]], title: str, categories:
     below = header + rows * (height + caption + gap)
     size = (sheet_width, below + -(-len(categories) // keys) * caption + gap)
     sheet = Image.new("RGB", size, (255, 255, 255))
-    pen, font = ImageDraw.Draw(sheet), font_of(14)
-    pen.text((gap, header / 2), shorten(title, font_of(20), size[0] - 2 * gap), (27, 32, 40), font_of(20), anchor="lm")
+    captions = [f"{item.picture.split}: {_file_name(item.picture.listed)}" for _, item in cells]
+    pen, font = ImageDraw.Draw(sheet), font_of(14, letters_of([*captions, *(each.name for each in categories)]))
+    large = font_of(20, letters_of([title]))
+    pen.text((gap, header / 2), shorten(title, large, size[0] - 2 * gap), (27, 32, 40), large, anchor="lm")
     for position, (image, item) in enumerate(cells):
         left, top = gap + position % columns * (width + gap), header + position // columns * (height + caption + gap)
         scale = min((width - 8) / image.width, (height - 8) / image.height)
@@ -281,8 +283,7 @@ def _sheet(cells: Sequence[tuple[Image.Image, _Chosen]], title: str, categories:
         pen.rectangle((left, top, left + width - 1, top + height - 1), (238, 241, 245), _FRAMES[item.worst], 3)
         small = image.resize(fitted, Image.Resampling.LANCZOS)
         sheet.paste(small, (left + (width - fitted[0]) // 2, top + (height - fitted[1]) // 2))
-        name = item.picture.listed.file_name or item.picture.listed.map_name or "unnamed"
-        text = shorten(f"{item.picture.split}: {name}", font, width)
+        text = shorten(captions[position], font, width)
         pen.text((left, top + height + caption / 2), text, (89, 97, 110), font, anchor="lm")
     for position, category in enumerate(categories):
         left, top = gap + position % keys * _KEY_WIDTH, below + position // keys * caption
@@ -290,6 +291,10 @@ def _sheet(cells: Sequence[tuple[Image.Image, _Chosen]], title: str, categories:
         text = shorten(category.name, font, _KEY_WIDTH - 30)
         pen.text((left + 22, top + caption / 2), text, (27, 32, 40), font, anchor="lm")
     return sheet
+
+
+def _file_name(listed: ListedPicture) -> str:
+    return listed.file_name or listed.map_name or "unnamed"
 
 
 def _make_folder(folder: Path) -> None:

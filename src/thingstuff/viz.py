@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 from thingstuff.errors import InputError
 from thingstuff.labels import Category, LabelSet
 from thingstuff.structures import VOID_ID, Panoptic, Segment
-from thingstuff.viz_names import Tags, font_of, font_size, shorten, write_names
+from thingstuff.viz_names import Tags, font_of, font_size, letters_of, shorten, write_names
 
 ENLARGE_TO = 480
 """Length in pixels that the longer side of a drawing has at least."""
@@ -92,7 +92,7 @@ def draw_panoptic(
     drawing[edge] = _edge_colors(colors, segments)[index[edge]]
     picture = Image.fromarray(np.rint(drawing).astype(np.uint8))
     if names:
-        write_names(picture, index, segments)
+        write_names(picture, index, segments, [category.name for category in labels.categories])
     return picture
 
 
@@ -152,7 +152,7 @@ def draw_instances(
     for row in reversed(order) if masks is not None else ():
         _paint_mask(drawing, masks[row], factor, colors[row], opacity)  # pyright: ignore[reportOptionalSubscript]
     picture = Image.fromarray(np.rint(drawing).astype(np.uint8))
-    tags = Tags(picture)
+    tags = Tags(picture, [category.name for category in labels.categories])
     corners = np.stack([np.floor(boxes[:, :2] * factor), np.ceil(boxes[:, 2:] * factor) - 1], axis=1).astype(int)
     for row in reversed(order):
         (left, top), (right, bottom) = corners[row].tolist()
@@ -179,7 +179,7 @@ def side_by_side(pictures: Sequence[Image.Image], titles: Sequence[str]) -> Imag
         )
     height = max(picture.height for picture in pictures)
     row = [_to_height(picture.convert("RGB"), height) for picture in pictures]
-    font = font_of(font_size((height, max(picture.width for picture in row))) + 2)
+    font = font_of(font_size((height, max(picture.width for picture in row))) + 2, letters_of(titles))
     gap, header = round(0.6 * font.size), round(2.2 * font.size)
     canvas = Image.new("RGB", (sum(p.width + gap for p in row) - gap, height + header), (255, 255, 255))
     pen, left = ImageDraw.Draw(canvas), 0

@@ -1,7 +1,9 @@
 """Names on pictures: where they may stand, and how they are written."""
 
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -12,6 +14,15 @@ from thingstuff.structures import Segment
 
 _COARSE_PIXELS = 100_000
 """Size of the reduced map on which places for names are searched."""
+_SYSTEM_FONTS = (
+    *("DejaVuSans.ttf", "NotoSans-Regular.ttf", "segoeui.ttf", "arial.ttf", "Arial.ttf", "Arial Unicode.ttf"),
+    *("NotoSansCJK-Regular.ttc", "msyh.ttc", "YuGothM.ttc", "malgun.ttf", "PingFang.ttc", "AppleSDGothicNeo.ttc"),
+    *("wqy-microhei.ttc", "wqy-zenhei.ttc", "DroidSansFallbackFull.ttf", "Nirmala.ttf", "NotoSansArabic-Regular.ttf"),
+)
+"""Where Pillow's own font, which has little more than ASCII, does not do: of Linux, Windows and macOS."""
+_WITHOUT_MARKS = {"ß": "ss", "ø": "o", "Ø": "O", "ł": "l", "Ł": "L", "æ": "ae", "Æ": "AE", "đ": "d"}
+"""Plain forms that Unicode does not know of."""
+_NOWHERE = "\uffff"
 _INSIDE = 0.7
 """Share of a name's tag that has to lie on its own segment."""
 
@@ -21,13 +32,15 @@ class Tags:
 
     Args:
         picture: RGB; drawn on in place.
+        names: All that may be written.
     """
 
-    def __init__(self, picture: Image.Image):
+    def __init__(self, picture: Image.Image, names: Iterable[str]):
         self.pen = ImageDraw.Draw(picture, "RGBA")
         self.size = picture.size
         base = font_size((picture.height, picture.width))
-        self.fonts = (font_of(base), font_of(max(11, round(0.8 * base))))
+        letters = letters_of(names)
+        self.fonts = (font_of(base, letters), font_of(max(11, round(0.8 * base)), letters))
         self.placed: list[tuple[int, int, int, int]] = []
 
     def extent(self, text: str, font: ImageFont.FreeTypeFont) -> tuple[int, int]:
@@ -58,6 +71,7 @@ class Tags:
     def write_at_box(self, text: str, corners: Int[np.ndarray, "2 2"]) -> None:
         """Write ``text`` over, in or under the box of an object, at the first of these places that is free."""
         font = self.fonts[1]
+        text = legible(text, font)
         width, height = self.extent(text, font)
         (left, top), (_, bottom) = corners.tolist()
         middles = [
@@ -68,20 +82,29 @@ class Tags:
             self.write(text, font, boxes[row])
 
 
-def write_names(picture: Image.Image, index: Int[np.ndarray, "H W"], segments: Sequence[Segment]) -> None:
-    """Write on every segment that is large enough, large ones first, where it is thickest."""
+def write_names(
+    picture: Image.Image, index: Int[np.ndarray, "H W"], segments: Sequence[Segment], names: Iterable[str]
+) -> None:
+    """Write on every segment that is large enough, large ones first, where it is thickest.
+
+    Args:
+        picture: RGB; drawn on in place.
+        index: 1 + position in ``segments`` of every pixel; 0 is void.
+        segments: What to name.
+        names: Of all classes, so that all pictures of a data set have one font.
+    """
     step = int(np.ceil(np.sqrt(index.size / _COARSE_PIXELS)))
     coarse = index[::step, ::step]
     depth = _depth(coarse)
     pixels = np.argsort(coarse, axis=None, kind="stable")
     starts = np.searchsorted(coarse.ravel()[pixels], np.arange(len(segments) + 2))
-    tags = Tags(picture)
+    tags = Tags(picture, names)
     for row in 1 + np.argsort(-np.diff(starts)[1:], kind="stable"):
         own, segment = pixels[starts[row] : starts[row + 1]], segments[row - 1]
         if not own.size or 2 * step * depth.ravel()[own].max() < tags.fonts[1].size:
             continue
         places = _places(own, depth)
-        name = segment.name
+        name = legible(segment.name, tags.fonts[0])
         full = name if segment.score is None else f"{name} {segment.score:.0%}"
         for text, font in ((full, tags.fonts[0]), (full, tags.fonts[1]), (name, tags.fonts[1])):
             boxes = tags.boxes((places + 0.5) * step, tags.extent(text, font))
@@ -122,17 +145,55 @@ def _share_inside(boxes: Int[np.ndarray, "k 4"], mask: Bool[np.ndarray, "h w"], 
     return mask[y[:, :, None], x[:, None, :]].mean(axis=(1, 2))
 
 
-@lru_cache(maxsize=16)
-def font_of(size: int) -> ImageFont.FreeTypeFont:
-    """Pillow's own font at ``size`` pixels.
+def letters_of(texts: Iterable[str]) -> str:
+    """The different letters of some texts."""
+    return "".join(sorted(set("".join(texts))))
+
+
+@lru_cache(maxsize=64)
+def font_of(size: int, letters: str = "") -> ImageFont.FreeTypeFont:
+    """A font in which names can be written: Pillow's own, or one of the system where that lacks letters.
+
+    Args:
+        size: In pixels.
+        letters: What it is to write; of fonts that lack some, the one that lacks fewest is taken.
 
     Raises:
         InputError: Pillow was built without FreeType.
     """
-    font = ImageFont.load_default(size)
-    if not isinstance(font, ImageFont.FreeTypeFont):
+    own = ImageFont.load_default(size)
+    if not isinstance(own, ImageFont.FreeTypeFont):
         raise InputError("this Pillow lacks FreeType, which draws the names; run pip install --force-reinstall pillow")
-    return font
+    best, fewest = own, _count_lacking(own, letters)
+    for name in _SYSTEM_FONTS if fewest else ():
+        try:
+            font = ImageFont.truetype(name, size)
+        except OSError:
+            continue  # not on this system
+        if (lacking := _count_lacking(font, letters)) < fewest:
+            best, fewest = font, lacking
+    return best
+
+
+def legible(text: str, font: ImageFont.FreeTypeFont) -> str:
+    """A text with letters that the font lacks written plainly, é as e; what has no plain form stays."""
+    return "".join(letter if _draws(font, letter) else _plain(letter) or letter for letter in text)
+
+
+def _plain(letter: str) -> str:
+    apart = unicodedata.normalize("NFKD", _WITHOUT_MARKS.get(letter, letter))
+    return "".join(part for part in apart if part.isascii())
+
+
+def _count_lacking(font: ImageFont.FreeTypeFont, letters: str) -> int:
+    return sum(not _draws(font, letter) for letter in letters)
+
+
+@lru_cache(maxsize=4096)
+def _draws(font: ImageFont.FreeTypeFont, letter: str) -> bool:
+    """Whether a font has a letter: the ones it lacks all look like one that no font has."""
+    drawn: tuple[Any, Any] = font.getmask(letter), font.getmask(_NOWHERE)
+    return letter.isspace() or bytes(drawn[0]) != bytes(drawn[1])
 
 
 def font_size(size: Sequence[int]) -> int:
@@ -141,7 +202,8 @@ def font_size(size: Sequence[int]) -> int:
 
 
 def shorten(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
-    """Cut ``text`` so that it is at most ``width`` pixels wide."""
+    """Make ``text`` legible, and cut it so that it is at most ``width`` pixels wide."""
+    text = legible(text, font)
     if font.getlength(text) <= width:
         return text
     while text and font.getlength(text + "…") > width:
