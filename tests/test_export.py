@@ -282,6 +282,13 @@ def rewrite(path: Path, out: Path, ending: str, change: Any) -> Path:
 
 
 @pytest.mark.slow
+def test_a_picture_too_small_for_the_recorded_graph_is_no_crash(checkpoint: Checkpoint, torch_file: Path) -> None:
+    small = np.zeros((64, 80, 3), dtype=np.uint8)
+    assert load(torch_file, short_side=0)(small).panoptic is not None  # the network itself takes it
+    with pytest.raises(InputError, match=r"80 x 64 pixels \(width x height\).* takes 65 and more on each side"):
+        compare(checkpoint, torch_file, [small])
+
+
 def test_pickled_content_is_refused(torch_file: Path, tmp_path: Path) -> None:
     path = rewrite(
         torch_file,

@@ -26,7 +26,7 @@ from thingstuff.structures import Instances, Outputs, Proposals, Pyramid, Size
 
 IMAGES, CANVAS = "images", "canvas"
 """Names of the inputs."""
-_LEAST_SIDE = 65
+LEAST_SIDE = 65
 """Exporters take shorter sides for a case of their own, in which the coarsest level has one cell."""
 
 
@@ -123,7 +123,7 @@ def trace(graph: ExportedGraph, batch: int, channels: int, dtype: torch.dtype) -
     # Sizes that differ and are no multiples of anything, so that nothing is taken for equal.
     images = torch.zeros((batch, 100, 150, channels), dtype=dtype)
     canvas = torch.zeros((90, 141), dtype=torch.uint8)
-    height, width = Dim("height", min=_LEAST_SIDE), Dim("width", min=_LEAST_SIDE)
+    height, width = Dim("height", min=LEAST_SIDE), Dim("width", min=LEAST_SIDE)
     dynamic = {IMAGES: {1: height, 2: width}, CANVAS: {0: Dim("map_height"), 1: Dim("map_width")}}
     with torch.no_grad(), quiet():
         return torch.export.export(graph, (images, canvas), dynamic_shapes=dynamic, strict=False)
