@@ -21,6 +21,7 @@ from thingstuff.evaluation.pq import Score, match_picture, panoptic_quality
 from thingstuff.model.fusion import merge_by_score
 from thingstuff.predict import Model
 from thingstuff.result import to_panoptic
+from thingstuff.torch_runtime import TorchRuntime
 from thingstuff.training.sources import open_evaluation_source
 
 SCORES = 0.4, 0.5, 0.6, 0.7
@@ -51,12 +52,13 @@ def main() -> None:
 @torch.inference_mode()
 def search(model: Model, source: PictureSource) -> dict[tuple[float, float, float], Score]:
     """Panoptic quality of every combination of score threshold, overlap threshold and smallest share of stuff."""
+    torch_runtime = TorchRuntime(model.network)
     matches = {setting: [] for setting in product(SCORES, OVERLAPS, STUFF_SHARES)}
     for index in range(len(source)):
         sample = source.read(index)
         truth, original = panoptic_truth(sample, source.labels), (sample.image.shape[0], sample.image.shape[1])
         size = target_size(original, model.short_side, model.max_side)
-        outputs = model._see(sample.image, size)
+        outputs = torch_runtime.outputs(sample.image, size)
         for (score, overlap, share), rows in matches.items():
             fuse = partial(
                 merge_by_score,

@@ -94,9 +94,8 @@ def test_the_order_of_the_pictures_hardly_matters(model: Model) -> None:
     assert one.semantic == other.semantic
 
 
-def test_test_time_augmentation_is_written_down(model: Model) -> None:
-    several = Model.of_network(model.network, Checkpoint({}, model.recipe, model.labels))
-    several.tta = model.recipe.tta
+def test_test_time_augmentation_is_written_down(model: Model, tiny_checkpoint: Checkpoint) -> None:
+    several = Model(replace(tiny_checkpoint, recipe=model.recipe), tta=True)
     tally = evaluate_pictures(several, SOURCE, range(2), with_ap=False)
     merged = Tally(model.labels, with_ap=False, tta=several.tta).merge([tally])
     assert tally.evaluation().to_json()["tta"] == merged.evaluation().to_json()["tta"]

@@ -14,11 +14,12 @@ from thingstuff.data.scenes import SCENES, draw_scene
 from thingstuff.errors import InputError
 from thingstuff.labels import LabelSet
 from thingstuff.model.build import build_network
-from thingstuff.predict import Model, as_array, load, look_sizes
+from thingstuff.predict import Model, as_array, load
 from thingstuff.recipe import derive
 from thingstuff.recipe_model import TTAConfig
 from thingstuff.result import Result
 from thingstuff.structures import decode_ids
+from thingstuff.torch_runtime import Looks
 
 SCENE = draw_scene(3, 0, (64, 96)).image
 STUFF_IDS = {category.id for category in SCENES.categories if not category.isthing}
@@ -408,7 +409,7 @@ def test_every_network_can_look_several_times(
 )
 def test_sizes_of_the_looks(limits: tuple[int, int], changes: dict[str, Any], sizes: list[tuple[int, int]]) -> None:
     tta = TTAConfig.model_validate({"scales": (0.5, 1.0, 2.0)} | changes)
-    assert look_sizes((100, 200), *limits, tta) == sizes
+    assert Looks(tta, *limits).sizes((100, 200)) == sizes
 
 
 # --- load ---

@@ -218,6 +218,32 @@ def test_results_of_a_file(tiny_checkpoint: Checkpoint, batch: int, size: tuple[
     assert repr(found).startswith(f"Result({width}x{height}, 2 segments")
 
 
+def test_neighbours_of_one_size_go_through_a_graph_for_several_pictures_together(tiny_checkpoint: Checkpoint) -> None:
+    file = fake_runtime(tiny_checkpoint, 3)
+    runs: list[tuple[int, ...]] = []
+
+    def watched(images: np.ndarray, output_size: tuple[int, int]) -> dict[str, np.ndarray]:
+        runs.append((*images[:, 0, 0, 0].tolist(), *output_size))
+        values = dict(file.run(images, output_size))
+        values["scores"] = values["scores"] * images[:, :1, 0, 0] / 100  # so that pictures can be told apart
+        return values
+
+    model = Model.of_file(replace(file, run=watched))
+    sizes = [(8, 10)] * 4 + [(12, 10)] + [(8, 10)] * 2
+    pictures = [np.full((*size, 3), value, dtype=np.uint8) for value, size in enumerate(sizes, start=1)]
+    found = model(pictures)
+    assert runs == [(1, 2, 3, 8, 10), (4, 4, 4, 8, 10), (5, 5, 5, 12, 10), (6, 7, 7, 8, 10)]
+    assert [result.ids.shape for result in found if result.ids is not None] == sizes
+    for value, (result, picture) in enumerate(zip(found, pictures, strict=True), start=1):
+        assert result.instances is not None
+        assert result.instances.scores.tolist() == pytest.approx([0.0075 * value])
+        assert same(result.image, picture)
+    runs.clear()
+    assert {result.ids.shape for result in model(pictures, output_size=(5, 6)) if result.ids is not None} == {(5, 6)}
+    assert len(runs) == 4
+    assert model([]) == []
+
+
 def test_pixels_of_other_channels_are_float(tiny_checkpoint: Checkpoint) -> None:
     assert pixel_type(tiny_checkpoint) == "uint8"
     picture = tiny_checkpoint.recipe.picture.model_copy(update={"channels": 5})

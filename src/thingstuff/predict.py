@@ -2,52 +2,33 @@
 
 import difflib
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
+from itertools import groupby, islice
 from numbers import Integral
 from pathlib import Path
-from typing import NamedTuple, overload
+from typing import overload
 
 import numpy as np
 import torch
 from jaxtyping import Shaped
 from PIL import Image
 
-from thingstuff.arithmetic import usable_precision
 from thingstuff.checkpoint import BUNDLED, Checkpoint, load_checkpoint
 from thingstuff.data.images import read_picture, to_eight_bits, upright_rgb
-from thingstuff.data.transforms import resize_image, target_size
+from thingstuff.data.transforms import target_size
 from thingstuff.errors import InputError
-from thingstuff.model.backbone import Backbone
-from thingstuff.model.folding import fold_norms
-from thingstuff.model.fusion import semantic_labels
-from thingstuff.model.panoptic import SIZE_DIVISOR, PanopticSegmenter
-from thingstuff.model.tta import Look, combine_looks
+from thingstuff.model.panoptic import PanopticSegmenter
 from thingstuff.published import PUBLISHED, published_checkpoint
 from thingstuff.recipe_model import TTAConfig
 from thingstuff.result import Result, SemanticSource, to_instances, to_panoptic
-from thingstuff.runtimes import FileRuntime, Runtime, converted, is_exported, open_exported, pick_runtime
-from thingstuff.structures import Outputs, PanopticMaps, PixelKind, Precision, Size
+from thingstuff.runtimes import FileRuntime, Runtime, Sight, converted, is_exported, open_exported, pick_runtime
+from thingstuff.structures import PixelKind, Precision, Size
+from thingstuff.torch_runtime import Looks, TorchRuntime, made_fast
 
 MAX_PIXELS = 100_000
 """Longest side that can be asked for."""
 Picture = str | Path | Image.Image | np.ndarray
 """A path, a PIL image, or an (H, W, C) array, RGB where C = 3."""
-
-
-class _Seen(NamedTuple):
-    """What is in one picture, as tensors.
-
-    Attributes:
-        maps: The panoptic map; None from a network that makes none.
-        outputs: Of the network, for a batch of one.
-        size: Of the picture in the frame of the instances in ``outputs``.
-        semantic: Gives the strongest output of the semantic branch at every pixel of the output.
-    """
-
-    maps: PanopticMaps | None
-    outputs: Outputs
-    size: Size
-    semantic: Callable[[], np.ndarray] | None
 
 
 class Model:
@@ -79,41 +60,39 @@ class Model:
     ) -> None:
         where = _usable_device(device)
         chosen = pick_runtime(runtime, precision, on_processor=where.type == "cpu", tta=tta)
+        self._describe(checkpoint, short_side, max_side)
         if chosen in ("onnx", "openvino"):
-            self._prepare(checkpoint, short_side, max_side, tta=False)
             try:
-                self._file = converted(checkpoint, chosen, precision)
+                self._runtime = converted(checkpoint, chosen, precision)
                 return
             except InputError as error:
                 if runtime != "auto":
                     raise
                 warnings.warn(f"runtime 'auto' takes torch: {error}", stacklevel=2)
-        self._network = _made_fast(checkpoint.network()).to(where)
-        self._prepare(checkpoint, short_side, max_side, tta)
-        self._bfloat16 = usable_precision(precision, where) == "bfloat16"
-        if chosen == "compile":
-            self._forward = compiled(self._network)
+        self._runtime = TorchRuntime(
+            made_fast(checkpoint.network()).to(where),
+            compiled=chosen == "compile",
+            precision=precision,
+            looks=Looks(checkpoint.recipe.tta, self.short_side, self.max_side) if tta else None,
+        )
 
     @classmethod
     def of_network(cls, network: PanopticSegmenter, checkpoint: Checkpoint) -> "Model":
         """Wrap a network as it stands, for example in the middle of its training; no weights are loaded."""
         model = cls.__new__(cls)
-        model._network = network
-        model._prepare(checkpoint, None, None, tta=False)
+        model._describe(checkpoint, None, None)
+        model._runtime = TorchRuntime(network)
         return model
 
     @classmethod
     def of_file(cls, file: FileRuntime, *, short_side: int | None = None, max_side: int | None = None) -> "Model":
         """Wrap an exported file, which has everything that a checkpoint has but the network."""
         model = cls.__new__(cls)
-        model._file = file
-        model._prepare(file.checkpoint, short_side, max_side, tta=False)
+        model._describe(file.checkpoint, short_side, max_side)
+        model._runtime = file
         return model
 
-    _network: PanopticSegmenter | None = None
-    _file: FileRuntime | None = None
-    _forward: Callable[[torch.Tensor, torch.Tensor], Outputs] | None = None
-    _bfloat16: bool = False
+    _runtime: TorchRuntime | FileRuntime
 
     @property
     def network(self) -> PanopticSegmenter:
@@ -122,17 +101,22 @@ class Model:
         Raises:
             InputError: An exported file holds a graph instead.
         """
-        if self._network is None:
+        if isinstance(self._runtime, FileRuntime):
             raise InputError("network: this model runs an exported graph; load the checkpoint with runtime='torch'")
-        return self._network
+        return self._runtime.network
 
-    def _prepare(self, checkpoint: Checkpoint, short_side: int | None, max_side: int | None, tta: bool) -> None:
+    @property
+    def tta(self) -> TTAConfig | None:
+        """How every picture is looked at several times; None: once."""
+        looks = None if isinstance(self._runtime, FileRuntime) else self._runtime.looks
+        return None if looks is None else looks.tta
+
+    def _describe(self, checkpoint: Checkpoint, short_side: int | None, max_side: int | None) -> None:
         picture = checkpoint.recipe.picture
         self.recipe = checkpoint.recipe
         self.labels = checkpoint.labels
         self.credit = checkpoint.credit
         self.metrics = checkpoint.metrics
-        self.tta = checkpoint.recipe.tta if tta else None
         self.short_side = _limit("short_side", picture.short_side if short_side is None else short_side, 0)
         if max_side is not None and self.short_side == 0:
             raise InputError(f"max_side is {max_side}, but pictures keep their size here; give short_side as well")
@@ -156,73 +140,47 @@ class Model:
         Raises:
             InputError: A picture cannot be read or does not fit the network.
         """
+        if output_size is not None:
+            output_size = _checked_size(output_size)
         if isinstance(pictures, Picture):
-            return self._predict(self._as_array(pictures), output_size)
-        return [self._predict(self._as_array(one), output_size) for one in pictures]
+            image = self._as_array(pictures)
+            return self._see([image], *self._sizes(image, output_size))[0]
+        results: list[Result] = []
+        # A graph for several pictures takes neighbours of one size together; no more are held than it takes.
+        images = (self._as_array(picture) for picture in pictures)
+        for (size, given), alike in groupby(images, key=lambda image: self._sizes(image, output_size)):
+            while together := list(islice(alike, self._runtime.batch)):
+                results += self._see(together, size, given)
+        return results
 
     def _as_array(self, picture: Picture) -> Shaped[np.ndarray, "H W C"]:
         return as_array(picture, self.recipe.picture.channels, self.recipe.picture.pixels)
 
-    @torch.inference_mode()
-    def _predict(self, image: Shaped[np.ndarray, "H W C"], output_size: Size | None) -> Result:
+    def _sizes(self, image: Shaped[np.ndarray, "H W C"], output_size: Size | None) -> tuple[Size, Size]:
+        """The size at which the network sees a picture, and that of its result."""
         original = image.shape[0], image.shape[1]
-        size = target_size(original, self.short_side, self.max_side)
-        output_size = _checked_size(output_size) if output_size is not None else original
-        seen = (
-            self._by_file(self._file, image, size, output_size) if self._file else self._look(image, size, output_size)
-        )
+        return target_size(original, self.short_side, self.max_side), output_size or original
+
+    @torch.inference_mode()
+    def _see(self, images: Sequence[Shaped[np.ndarray, "H W C"]], size: Size, output_size: Size) -> list[Result]:
+        sights = self._runtime.see(images, size, output_size)
+        return [self._result(image, sight, output_size) for image, sight in zip(images, sights, strict=True)]
+
+    def _result(self, image: Shaped[np.ndarray, "H W C"], sight: Sight, output_size: Size) -> Result:
         region, semantic = self.recipe.model.region, self.recipe.model.semantic
         paste = region.mask_head.mask_paste if region and region.mask_head else "pixel_centers"
         source = None
-        if seen.semantic is not None and semantic is not None:
+        if sight.semantic is not None and semantic is not None:
             merged = semantic.things == "merged" and self.labels.num_things > 0
-            source = SemanticSource(seen.semantic, self.labels.num_stuff + 1 if merged else len(self.labels), merged)
+            source = SemanticSource(sight.semantic, self.labels.num_stuff + 1 if merged else len(self.labels), merged)
         return Result(
             image,
-            None if seen.maps is None else to_panoptic(seen.maps, self.labels),
-            to_instances(seen.outputs, seen.size, output_size, self.labels, paste),
+            None if sight.maps is None else to_panoptic(sight.maps, self.labels),
+            to_instances(sight.instances, sight.frame, output_size, self.labels, paste),
             self.labels,
             output_size,
             source,
         )
-
-    def _look(self, image: Shaped[np.ndarray, "H W C"], size: Size, output_size: Size) -> _Seen:
-        """Let torch see."""
-        with torch.autocast(self.network.pixel_mean.device.type, torch.bfloat16, enabled=self._bfloat16):
-            outputs = self._see(image, size)
-        fusion, semantic = self.network.fusion, outputs.semantic
-        maps = None if fusion is None else fusion(outputs, 0, size, output_size)
-        if semantic is None:
-            return _Seen(maps, outputs, size, None)
-        return _Seen(maps, outputs, size, lambda: semantic_labels(semantic.logits[0], size, output_size).cpu().numpy())
-
-    def _by_file(self, file: FileRuntime, image: Shaped[np.ndarray, "H W C"], size: Size, output_size: Size) -> _Seen:
-        """Let an exported file see: its instances are in the frame of the output already."""
-        sight = file(resize_image(image, size)[None], output_size)
-        semantic = sight.semantic
-        label_map = None if semantic is None else lambda: semantic[0]
-        return _Seen(sight.maps, Outputs(sight.instances, None), output_size, label_map)
-
-    def _see(self, image: Shaped[np.ndarray, "H W C"], size: Size) -> Outputs:
-        """What the network says of a picture in the frame of ``size``, at one look or at several."""
-        if self.tta is None:
-            sizes = torch.tensor([size], device=self.network.pixel_mean.device)
-            return (self._forward or self.network)(self._padded(resize_image(image, size)), sizes)
-        looks = self._looks(image, self.tta)
-        voting = {"box_voting": self.tta.box_voting, "mask_voting": self.tta.mask_voting}
-        return combine_looks(self.network, looks, size, **voting)
-
-    def _looks(self, image: Shaped[np.ndarray, "H W C"], tta: TTAConfig) -> Iterator[Look]:
-        for size in look_sizes((image.shape[0], image.shape[1]), self.short_side, self.max_side, tta):
-            resized = resize_image(image, size)
-            yield Look(self._padded(resized), size)
-            if tta.flip:
-                yield Look(self._padded(resized[:, ::-1]), size, mirrored=True)
-
-    def _padded(self, image: Shaped[np.ndarray, "h w C"]) -> torch.Tensor:
-        pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))[None]
-        bottom, right = (-side % SIZE_DIVISOR for side in image.shape[:2])
-        return torch.nn.functional.pad(pixels.to(self.network.pixel_mean.device), (0, right, 0, bottom))
 
 
 def load(
@@ -298,58 +256,6 @@ def find_and_load_checkpoint(name: str | Path) -> Checkpoint:
             f"network: {', '.join(names)}"
         )
     return load_checkpoint(name)
-
-
-def _made_fast(network: PanopticSegmenter) -> PanopticSegmenter:
-    """The same network for prediction: fewer layers, and features laid out as convolutions like them."""
-    backbone = network.backbone
-    assert isinstance(backbone, Backbone)
-    channels, generator = network.pixel_mean.shape[0], torch.Generator().manual_seed(0)
-    noise = torch.randn(1, channels, 2 * SIZE_DIVISOR, 2 * SIZE_DIVISOR, generator=generator)
-    backbone.body = fold_norms(backbone.body, noise)
-    return network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-
-
-def compiled(network: PanopticSegmenter) -> Callable[[torch.Tensor, torch.Tensor], Outputs]:
-    """The network's forward through torch's compiler, as one graph. Fusion stays as it is: it works inside of boxes.
-
-    Pictures of a new kind of size are compiled for, up to the compiler's own limit; then they run as they are.
-    """
-    import torch._dynamo
-    from torch._dynamo.exc import FailOnRecompileLimitHit
-    from torch._inductor.exc import InductorError
-
-    forward = torch.compile(network, fullgraph=True)
-
-    def run(images: torch.Tensor, sizes: torch.Tensor) -> Outputs:
-        try:
-            with torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True):
-                return forward(images, sizes)
-        except FailOnRecompileLimitHit:
-            return network(images, sizes)
-        except InductorError as error:
-            reason = " ".join(str(error).split())[:160]
-            raise InputError(f"runtime 'compile' needs a C++ compiler that works ({reason}); use 'torch'") from error
-
-    return run
-
-
-def look_sizes(original: Size, short_side: int, max_side: int, tta: TTAConfig) -> list[Size]:
-    """Sizes at which test-time augmentation looks at a picture; where a limit makes two scales equal, one stays.
-
-    Args:
-        original: Size of the picture.
-        short_side: Usual length of the shorter side; 0: the picture's own.
-        max_side: Usual limit of the longer side; it does not count where pictures keep their size.
-        tta: Says how far from there to go.
-    """
-    if short_side == 0:
-        short_side, max_side = min(original), max(original)
-    sizes = (
-        target_size(original, max(1, round(scale * short_side)), tta.max_side or max(1, round(scale * max_side)))
-        for scale in tta.scales
-    )
-    return list(dict.fromkeys(sizes))
 
 
 def as_array(picture: Picture, channels: int, pixels: PixelKind = "rgb") -> Shaped[np.ndarray, "H W C"]:

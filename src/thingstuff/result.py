@@ -18,7 +18,7 @@ from thingstuff.errors import InputError
 from thingstuff.labels import LabelSet
 from thingstuff.model import boxes as box_ops
 from thingstuff.model.pasting import find_paste
-from thingstuff.structures import MaskPaste, Outputs, Panoptic, PanopticMaps, Segment, Size, encode_ids
+from thingstuff.structures import Instances, MaskPaste, Panoptic, PanopticMaps, Segment, Size, encode_ids
 
 
 @dataclass(frozen=True)
@@ -223,13 +223,13 @@ def to_panoptic(maps: PanopticMaps, labels: LabelSet) -> Panoptic:
 
 
 def to_instances(
-    outputs: Outputs, size: Size, output_size: Size, labels: LabelSet, mask_paste: MaskPaste
+    found: Instances | None, frame: Size, output_size: Size, labels: LabelSet, mask_paste: MaskPaste
 ) -> DetectedInstances | None:
     """Bring the detections of one picture from tensors to the record that everything outside the network uses.
 
     Args:
-        outputs: Of the network, for a batch of one.
-        size: Of the picture before padding, in the network's frame.
+        found: For a batch of one.
+        frame: Size of the picture where the detections are.
         output_size: Of the result.
         labels: The classes.
         mask_paste: How masks come to the picture.
@@ -237,10 +237,9 @@ def to_instances(
     Returns:
         Detections with an area, best first; None from a network without region branch.
     """
-    found = outputs.instances
     if found is None:
         return None
-    boxes = box_ops.rescale(found.boxes[0], size, output_size)
+    boxes = box_ops.rescale(found.boxes[0], frame, output_size)
     keep = (found.valid[0] & ((boxes[:, 2:] - boxes[:, :2]) > 0).all(dim=1)).nonzero()[:, 0]
     probabilities = None if found.mask_logits is None else found.mask_logits[0, keep].sigmoid().cpu().numpy()
     return DetectedInstances(

@@ -5,7 +5,7 @@ import importlib
 import importlib.util
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -16,9 +16,11 @@ import numpy as np
 import torch
 from filelock import FileLock
 from jaxtyping import Shaped, UInt8
+from torch import Tensor
 
 from thingstuff.arithmetic import usable_precision
 from thingstuff.checkpoint import FORMAT, Checkpoint, describe
+from thingstuff.data.transforms import resize_image
 from thingstuff.errors import InputError
 from thingstuff.labels import LabelSet
 from thingstuff.published import cache_folder
@@ -59,17 +61,20 @@ OPENVINO_SECTION = "thingstuff"
 
 @dataclass(frozen=True, slots=True)
 class Sight:
-    """What an exported file says of the first picture of a batch.
+    """What is in one picture, as any runtime says it.
 
     Attributes:
         maps: The panoptic map; None from a network that makes none.
-        instances: In the frame of the output; None from a network without region branch.
-        semantic: Strongest output of the semantic branch; None from a network without that branch.
+        instances: For a batch of one; None from a network without region branch.
+        frame: Size of the picture in the frame of the instances.
+        semantic: Gives the strongest output of the semantic branch at every pixel of the output; None from a network
+            without that branch.
     """
 
     maps: PanopticMaps | None
     instances: Instances | None
-    semantic: UInt8[np.ndarray, "B H W"] | None
+    frame: Size
+    semantic: Callable[[], UInt8[np.ndarray, "h w"]] | None
 
 
 @dataclass(frozen=True)
@@ -86,29 +91,34 @@ class FileRuntime:
     batch: int
     run: Callable[[np.ndarray, Size], Mapping[str, np.ndarray]]
 
-    def __call__(self, images: Shaped[np.ndarray, "1 H W C"], output_size: Size) -> Sight:
-        """See what is in a picture.
+    def see(self, images: Sequence[Shaped[np.ndarray, "H W C"]], size: Size, output_size: Size) -> list[Sight]:
+        """See what is in each of some pictures.
 
         Args:
-            images: Raw pixel values, at the size that the network shall see.
-            output_size: Of the map.
+            images: Raw pixel values, as people have them; at most ``batch`` of them.
+            size: At which the network sees them.
+            output_size: Of the results.
         """
-        labels, dtype = self.checkpoint.labels, np.dtype(pixel_type(self.checkpoint))
-        pixels = np.ascontiguousarray(np.repeat(images, self.batch, axis=0), dtype)
-        found = {name: torch.from_numpy(array) for name, array in self.run(pixels, output_size).items()}
-        maps = instances = None
-        if "panoptic_ids" in found:
-            columns = (
-                found[name][0] for name in ("segment_labels", "segment_scores", "segment_areas", "segment_valid")
-            )
-            maps = PanopticMaps(found["panoptic_ids"][0], *columns)
-        if "boxes" in found:
-            boxes, scores, classes, valid = (
-                found[name][:1] for name in ("boxes", "scores", "labels", "instance_valid")
-            )
-            masks = found["mask_logits"][:1] if "mask_logits" in found else None
-            instances = Instances(boxes, scores, classes - labels.num_stuff, masks, valid)
-        return Sight(maps, instances, found[SEMANTIC_OUTPUT].numpy() if SEMANTIC_OUTPUT in found else None)
+        pixels = np.stack([resize_image(image, size) for image in images]).astype(pixel_type(self.checkpoint))
+        # The last one fills up what the graph takes.
+        filling = np.repeat(pixels[-1:], self.batch - len(images), axis=0)
+        values = self.run(np.concatenate([pixels, filling]), output_size)
+        found = {name: torch.from_numpy(array) for name, array in values.items()}
+        return [self._pick(found, row, output_size) for row in range(len(images))]
+
+    def _pick(self, found: Mapping[str, Tensor], row: int, output_size: Size) -> Sight:
+        """What is said of one picture; instances are in the frame of the output already."""
+        maps = instances = semantic = None
+        if PANOPTIC_OUTPUTS[0] in found:
+            maps = PanopticMaps(*(found[name][row] for name in PANOPTIC_OUTPUTS))
+        if INSTANCE_OUTPUTS[0] in found:
+            boxes, scores, labels, valid = (found[name][row, None] for name in INSTANCE_OUTPUTS)
+            masks = found[MASK_OUTPUT][row, None] if MASK_OUTPUT in found else None
+            instances = Instances(boxes, scores, labels - self.checkpoint.labels.num_stuff, masks, valid)
+        if SEMANTIC_OUTPUT in found:
+            strongest = found[SEMANTIC_OUTPUT][row].numpy()
+            semantic = lambda: strongest  # noqa: E731
+        return Sight(maps, instances, output_size, semantic)
 
 
 def pixel_type(checkpoint: Checkpoint) -> str:
