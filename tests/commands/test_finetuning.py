@@ -68,7 +68,7 @@ def data(tmp_path: Path) -> Path:
     return write(tmp_path / "data", (40, 56, 3), "uint8", ".png", [GROUND, BALL])
 
 
-@pytest.mark.parametrize(
+every_kind_of_data = pytest.mark.parametrize(
     ("shape", "dtype", "suffix", "categories"),
     [
         ((40, 56, 4), "uint16", ".npy", [GROUND, WATER]),  # no things
@@ -80,6 +80,9 @@ def data(tmp_path: Path) -> Path:
     ],
     ids=["4 channels", "1 channel", "12 pages", "grey 16 bits", "3 channels 16 bits", "no stuff"],
 )
+
+
+@every_kind_of_data
 def test_every_kind_of_data_is_learned_judged_predicted_and_drawn(
     shell: Shell, tmp_path: Path, shape: tuple[int, ...], dtype: str, suffix: str, categories: list[dict[str, Any]]
 ) -> None:
@@ -103,6 +106,23 @@ def test_every_kind_of_data_is_learned_judged_predicted_and_drawn(
     done = shell("predict run/best.safetensors data/images --out seen --overlay")
     assert done.code == 0, done.err
     assert len(list(Path("seen/overlays").iterdir())) == 4
+    assert len(list(Path("seen/predictions").iterdir())) == 4
+
+
+@pytest.mark.slow
+@every_kind_of_data
+def test_every_kind_of_data_is_exported_and_predicted_with_the_file(
+    shell: Shell, shape: tuple[int, ...], dtype: str, suffix: str, categories: list[dict[str, Any]]
+) -> None:
+    pytest.importorskip("onnxruntime")
+    write(Path("data"), shape, dtype, suffix, categories)
+    assert shell(f"train finetune --data data --out run {SMALL}").code == 0
+    done = shell("export run/best.safetensors --to onnx --out run.onnx --pictures data/images/val*")
+    assert done.code == 0, done.err
+    for number in range(2):
+        assert f"val{number}{suffix}: " in done.out
+    done = shell("predict run.onnx data/images --out seen")
+    assert done.code == 0, done.err
     assert len(list(Path("seen/predictions").iterdir())) == 4
 
 
