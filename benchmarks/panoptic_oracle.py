@@ -59,7 +59,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--pictures", type=int, default=128)
-    parser.add_argument("--enlarged", type=int, default=1, help="the network sees pictures so many times as large")
     options = parser.parse_args()
     torch.set_num_threads(1)
     checkpoint = load_checkpoint(options.checkpoint)
@@ -75,7 +74,7 @@ def main() -> None:
     for loudness in (None, *LOUDNESS):
         logits = "learned" if loudness is None else f"true class {loudness:.0f}"
         for name, way in ways.items():
-            values, found[logits, name] = judge(way, loudness, options.pictures, options.enlarged)
+            values, found[logits, name] = judge(way, loudness, options.pictures)
             print(f"| {logits} | {name} | {' | '.join(f'{100 * value:.1f}' for value in values)} |", flush=True)
     sides = [each.side for each in next(iter(found.values()))]
     counts = [sum(low <= side < high for side in sides) for low, high in pairwise(SIDES)]
@@ -93,14 +92,12 @@ def _describe(objects: list[Found]) -> str:
     return f"{100 * len(ious) / len(objects):.0f}, {100 * mean(ious):.1f}" if ious else f"0 of {len(objects)}"
 
 
-def judge(
-    checkpoint: Checkpoint, loudness: float | None, pictures: int, enlarged: int
-) -> tuple[list[float], list[Found]]:
+def judge(checkpoint: Checkpoint, loudness: float | None, pictures: int) -> tuple[list[float], list[Found]]:
     """PQ; PQ, SQ and RQ of things; PQ of stuff; and what became of every true thing."""
     source = checkpoint.recipe.source
     assert source.kind == "scenes"
     scenes = WatchedScenes(source.val_seed, source.val_count, source.size)
-    model = Model(checkpoint, short_side=enlarged * min(source.size), max_side=enlarged * max(source.size))
+    model = Model(checkpoint)
     semantic = model.network.semantic
     assert semantic is not None
     learned = semantic.forward
@@ -108,7 +105,7 @@ def judge(
     def true_classes(pyramid: Pyramid) -> Semantic:
         assert loudness is not None
         logits = learned(pyramid).logits
-        labels = scenes.label_map.repeat_interleave(enlarged, 0).repeat_interleave(enlarged, 1)[2::4, 2::4].long()
+        labels = scenes.label_map[2::4, 2::4].long()
         classes = F.one_hot(labels, 256)[..., : logits.shape[1]].permute(2, 0, 1)
         bottom, right = (cells - side for cells, side in zip(logits.shape[2:], labels.shape, strict=True))
         return Semantic(loudness * F.pad(classes, (0, right, 0, bottom))[None].float())

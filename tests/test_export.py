@@ -1,7 +1,5 @@
 """Exported files see what the network sees: every family, no, one and many objects, any size, batches."""
 
-import dataclasses
-import inspect
 import json
 import zipfile
 from collections.abc import Iterator
@@ -9,12 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import jaxtyping
 import numpy as np
 import pytest
 import torch
 
-from thingstuff import structures
+from production import as_in_production
 from thingstuff.checkpoint import Checkpoint, load_checkpoint
 from thingstuff.cli import main
 from thingstuff.data.scenes import SCENES, draw_scene
@@ -22,7 +19,6 @@ from thingstuff.errors import InputError
 from thingstuff.export import export_checkpoint
 from thingstuff.export.check import LEAST_AGREEMENT, Difference, agree, compare, furthest, refuse
 from thingstuff.export.graph import ExportedGraph, suppress
-from thingstuff.model import rpn
 from thingstuff.model.build import build_network
 from thingstuff.model.nms import multiclass_nms
 from thingstuff.predict import Model, load
@@ -71,13 +67,8 @@ def same(one: np.ndarray | None, other: np.ndarray | None) -> bool:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def as_in_production() -> Iterator[None]:
-    """Shape checks, which only tests have, are taken out: exporters cannot see through them."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jaxtyping.config, "jaxtyping_disable", True)
-        for record in (*vars(structures).values(), *vars(rpn).values()):
-            if dataclasses.is_dataclass(record) and isinstance(record, type):
-                patch.setattr(record, "__init__", inspect.unwrap(record.__init__))
+def shape_checks_are_out() -> Iterator[None]:
+    with as_in_production():
         yield
 
 
