@@ -19,7 +19,6 @@ from thingstuff.recipe import derive
 from thingstuff.recipe_model import TTAConfig
 from thingstuff.result import Result
 from thingstuff.structures import decode_ids
-from thingstuff.torch_runtime import Looks
 
 SCENE = draw_scene(3, 0, (64, 96)).image
 STUFF_IDS = {category.id for category in SCENES.categories if not category.isthing}
@@ -393,23 +392,6 @@ def test_every_network_can_look_several_times(
         assert (masks is None) == (parts == DETECTION)
         assert masks is None or masks.shape == (len(found.instances), *(output_size or size))
     assert found.overlay().size in multiples(output_size or size)
-
-
-@pytest.mark.parametrize(
-    ("limits", "changes", "sizes"),
-    [
-        ((50, 1000), {}, [(25, 50), (50, 100), (100, 200)]),
-        ((50, 80), {}, [(20, 40), (40, 80), (80, 160)]),
-        ((50, 1000), {"max_side": 80}, [(25, 50), (40, 80)]),
-        ((50, 1000), {"scales": (1.0, 1.0)}, [(50, 100)]),
-        ((0, 10), {}, [(50, 100), (100, 200), (200, 400)]),
-        ((0, 10), {"max_side": 150}, [(50, 100), (75, 150)]),
-        ((0, 10), {"scales": (0.001,)}, [(1, 1)]),
-    ],
-)
-def test_sizes_of_the_looks(limits: tuple[int, int], changes: dict[str, Any], sizes: list[tuple[int, int]]) -> None:
-    tta = TTAConfig.model_validate({"scales": (0.5, 1.0, 2.0)} | changes)
-    assert Looks(tta, *limits).sizes((100, 200)) == sizes
 
 
 # --- load ---

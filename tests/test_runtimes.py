@@ -9,9 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from torch._dynamo.exc import FailOnRecompileLimitHit
-from torch._inductor.exc import InductorError
 
 from thingstuff import runtimes
 from thingstuff.checkpoint import Checkpoint
@@ -333,38 +330,3 @@ def test_auto_takes_torch_where_the_conversion_fails(
     assert same(model(SCENE).ids, expected)
     with pytest.raises(InputError, match="set THINGSTUFF_CACHE"):
         Model(tiny_checkpoint, runtime="openvino")
-
-
-# --- torch's compiler ---
-
-
-def test_compiled_networks_are_asked_for_outputs(tiny_checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[bool] = []
-
-    def compile_nothing(network: torch.nn.Module, *, fullgraph: bool) -> torch.nn.Module:
-        asked.append(fullgraph)
-        return network
-
-    monkeypatch.setattr(torch, "compile", compile_nothing)
-    found = Model(tiny_checkpoint, runtime="compile")(SCENE)
-    assert asked == [True]
-    assert same(found.ids, Model(tiny_checkpoint)(SCENE).ids)
-
-
-@pytest.mark.parametrize("fails", ["limit", "compiler"])
-def test_what_the_compiler_cannot_do(tiny_checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch, fails: str) -> None:
-    def compile_nothing(network: torch.nn.Module, *, fullgraph: bool) -> Callable[..., Any]:
-        def run(*_: torch.Tensor) -> Any:
-            if fails == "limit":
-                raise FailOnRecompileLimitHit("eight were enough")
-            raise InductorError(RuntimeError("no compiler"), None)  # pyright: ignore[reportArgumentType]
-
-        return run
-
-    monkeypatch.setattr(torch, "compile", compile_nothing)
-    model = Model(tiny_checkpoint, runtime="compile")
-    if fails == "limit":
-        assert same(model(SCENE).ids, Model(tiny_checkpoint)(SCENE).ids)
-    else:
-        with pytest.raises(InputError, match=r"runtime 'compile' needs a C\+\+ compiler that works .*use 'torch'"):
-            model(SCENE)
