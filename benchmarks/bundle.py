@@ -4,6 +4,7 @@ r"""Makes of a training run the file that comes with the package: float16, judge
         --out src/thingstuff/weights/tiny-facades.safetensors
 
 Thresholds and picture size are those of the recipe of that name as it stands today: they may be chosen after training.
+What `finetune` has trained gets a name with ``--recipe``.
 """
 
 import argparse
@@ -25,13 +26,16 @@ def main() -> None:
     """Write the file and print its numbers."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("--recipe", help="of which recipe the file is; default: the one that was trained")
     parser.add_argument("--data", type=Path)
     parser.add_argument("--credit", required=True)
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     trained = load_checkpoint(options.checkpoint)
-    today = find_recipe(trained.recipe.name)
-    recipe = derive(trained.recipe, picture=today.picture, model__fusion=today.model.fusion, tta=today.tta)
+    today = find_recipe(options.recipe or trained.recipe.name)
+    recipe = derive(
+        trained.recipe, name=today.name, picture=today.picture, model__fusion=today.model.fusion, tta=today.tta
+    )
     bundled = replace(trained, recipe=recipe, credit=options.credit, metrics={})
     save_checkpoint(options.out, bundled, torch.float16)
     # What the file holds is judged, not what was rounded to make it; loading refuses what did not fit into float16.
