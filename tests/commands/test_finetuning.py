@@ -111,8 +111,17 @@ def test_every_kind_of_data_is_learned_judged_predicted_and_drawn(
 
 
 @pytest.mark.slow
-@every_kind_of_data
-def test_every_kind_of_data_is_exported_and_predicted_with_the_file(
+@pytest.mark.parametrize(
+    ("shape", "dtype", "suffix", "categories"),
+    [
+        ((40, 56, 4), "uint16", ".npy", [GROUND, WATER]),  # no things
+        ((40, 56), "uint8", ".npy", [BALL]),  # one class, no stuff
+        ((40, 56, 12), "uint8", ".tif", [GROUND, BALL]),
+        ((40, 56), "uint16", ".tif", [GROUND]),  # one class, no things
+    ],
+    ids=["4 channels", "1 channel", "12 pages", "grey 16 bits"],
+)
+def test_other_channels_are_exported_and_predicted_with_the_file(
     shell: Shell, shape: tuple[int, ...], dtype: str, suffix: str, categories: list[dict[str, Any]]
 ) -> None:
     pytest.importorskip("onnxruntime")
