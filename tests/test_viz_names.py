@@ -21,11 +21,6 @@ def bare(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     font_of.cache_clear()
 
 
-def looks(text: str, font: ImageFont.FreeTypeFont) -> bytes:
-    mask: Any = font.getmask(text)
-    return bytes(mask)
-
-
 def test_letters_are_each_once():
     assert letters_of(["ab", "ba", "c"]) == "abc"
 
@@ -34,13 +29,29 @@ def test_ascii_is_written_in_the_font_that_everybody_has():
     assert font_of(14, "".join(map(chr, range(32, 127)))).getname() == font_of(14).getname()
 
 
-def test_a_font_of_the_system_that_has_the_letters_is_taken():
-    text = "Straße, żółć, жук"
-    font = font_of(14, letters_of([text]))
-    if font.getname() == font_of(14).getname():
-        pytest.skip("this system has no font with these letters")
-    assert legible(text, font) == text
-    assert len({looks(letter, font) for letter in "ßżж"}) == 3
+@pytest.mark.parametrize(("letters", "size", "asked"), [("a", 14, []), ("ab", 15, ["no", "one"]), ("abcd", 16, None)])
+def test_of_the_fonts_of_the_system_the_first_that_lacks_fewest_letters_is_taken(
+    bare: None, monkeypatch: pytest.MonkeyPatch, letters: str, size: int, asked: list[str] | None
+):
+    opened: list[str] = []
+    truetype = ImageFont.truetype
+    # Told apart by their size.
+    fonts = {name: ImageFont.load_default(size) for name, size in (("one", 15), ("two", 16), ("three", 17))}
+
+    def open_font(font: Any, *more: Any, **named: Any) -> Any:
+        if not isinstance(font, str):
+            return truetype(font, *more, **named)  # Pillow's own
+        opened.append(font)
+        if font not in fonts:
+            raise OSError("not on this system")
+        return fonts[font]
+
+    known = {14: "a", 15: "ab", 16: "abc", 17: "abc"}
+    monkeypatch.setattr(viz_names, "_SYSTEM_FONTS", ("no", "one", "two", "three"))
+    monkeypatch.setattr(viz_names, "_draws", lambda font, letter: letter in known[font.size])
+    monkeypatch.setattr(ImageFont, "truetype", open_font)
+    assert font_of(14, letters).size == size
+    assert opened == (["no", "one", "two", "three"] if asked is None else asked)
 
 
 def test_without_such_a_font_letters_lose_their_marks(bare: None):

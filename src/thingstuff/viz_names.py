@@ -165,7 +165,9 @@ def font_of(size: int, letters: str = "") -> ImageFont.FreeTypeFont:
     if not isinstance(own, ImageFont.FreeTypeFont):
         raise InputError("this Pillow lacks FreeType, which draws the names; run pip install --force-reinstall pillow")
     best, fewest = own, _count_lacking(own, letters)
-    for name in _SYSTEM_FONTS if fewest else ():
+    for name in _SYSTEM_FONTS:
+        if not fewest:
+            break
         try:
             font = ImageFont.truetype(name, size)
         except OSError:

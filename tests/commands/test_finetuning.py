@@ -69,21 +69,20 @@ def data(tmp_path: Path) -> Path:
     return write(tmp_path / "data", (40, 56, 3), "uint8", ".png", [GROUND, BALL])
 
 
-every_kind_of_data = pytest.mark.parametrize(
-    ("shape", "dtype", "suffix", "categories"),
-    [
-        ((40, 56, 4), "uint16", ".npy", [GROUND, WATER]),  # no things
-        ((40, 56), "uint8", ".npy", [BALL]),  # one class, no stuff
-        ((40, 56, 12), "uint8", ".tif", [GROUND, BALL]),
-        ((40, 56), "uint16", ".tif", [GROUND]),  # one class, no things
-        ((40, 56, 3), "uint16", ".npy", [GROUND, BALL]),
-        ((40, 56, 3), "uint8", ".png", [BALL]),
-    ],
-    ids=["4 channels", "1 channel", "12 pages", "grey 16 bits", "3 channels 16 bits", "no stuff"],
-)
+KIND = ("shape", "dtype", "suffix", "categories")
+OTHER_CHANNELS = [
+    pytest.param((40, 56, 4), "uint16", ".npy", [GROUND, WATER], id="4 channels, no things"),
+    pytest.param((40, 56), "uint8", ".npy", [BALL], id="1 channel, one class, no stuff"),
+    pytest.param((40, 56, 12), "uint8", ".tif", [GROUND, BALL], id="12 pages"),
+    pytest.param((40, 56), "uint16", ".tif", [GROUND], id="grey 16 bits, one class, no things"),
+]
+RGB = [
+    pytest.param((40, 56, 3), "uint16", ".npy", [GROUND, BALL], id="3 channels 16 bits"),
+    pytest.param((40, 56, 3), "uint8", ".png", [BALL], id="no stuff"),
+]
 
 
-@every_kind_of_data
+@pytest.mark.parametrize(KIND, [*OTHER_CHANNELS, *RGB])
 def test_every_kind_of_data_is_learned_judged_predicted_and_drawn(
     shell: Shell, tmp_path: Path, shape: tuple[int, ...], dtype: str, suffix: str, categories: list[dict[str, Any]]
 ) -> None:
@@ -111,16 +110,7 @@ def test_every_kind_of_data_is_learned_judged_predicted_and_drawn(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("shape", "dtype", "suffix", "categories"),
-    [
-        ((40, 56, 4), "uint16", ".npy", [GROUND, WATER]),  # no things
-        ((40, 56), "uint8", ".npy", [BALL]),  # one class, no stuff
-        ((40, 56, 12), "uint8", ".tif", [GROUND, BALL]),
-        ((40, 56), "uint16", ".tif", [GROUND]),  # one class, no things
-    ],
-    ids=["4 channels", "1 channel", "12 pages", "grey 16 bits"],
-)
+@pytest.mark.parametrize(KIND, OTHER_CHANNELS)
 def test_other_channels_are_exported_and_predicted_with_the_file(
     shell: Shell, shape: tuple[int, ...], dtype: str, suffix: str, categories: list[dict[str, Any]]
 ) -> None:

@@ -302,6 +302,14 @@ def test_masks_in_jpeg_files_are_refused_with_the_reason(tmp_path: Path):
     refused(tmp_path, "masks/a.jpg: JPEG changes the numbers that pixels stand for", alone=True)
 
 
+def test_previews_beside_masks_are_no_masks(tmp_path: Path):
+    pairs(tmp_path)
+    picture(tmp_path / "semantic/a.jpg")
+    picture(tmp_path / "semantic/overview.jpg")
+    source = open_png_pairs(tmp_path)
+    assert [entry.semantic.name for entry in source.entries] == ["a.png"]
+
+
 @pytest.mark.parametrize(("masks", "images"), [("SegmentationClass", "JPEGImages"), ("masks", "images")])
 def test_masks_without_pictures(tmp_path: Path, masks: str, images: str):
     png(tmp_path / masks / "a.png", CLASSES)

@@ -22,8 +22,9 @@ _SEMANTIC = (
     *("semantic", "semantics", "semantic_masks", "semantic_labels", "segmentationclass", "segmentationclasspng"),
     *("masks", "mask", "labels", "label", "annotations", "gt"),
 )
-_MASKS = (".png", ".tif", ".tiff", ".bmp", ".jpg", ".jpeg")
-"""Formats of masks, the likelier first. JPEG cannot be one: its reader says why."""
+_MASKS = (".png", ".tif", ".tiff", ".bmp")
+_JPEG = (".jpg", ".jpeg")
+"""No masks, but beside them perhaps previews; where there is nothing else, their reader says why."""
 _INSTANCE = (
     "instance",
     "instances",
@@ -117,19 +118,16 @@ def _find_folders(source: Path) -> Iterator[_Folders]:
     if not source.is_dir():
         return
     for place in (source, *sorted(path for path in source.iterdir() if path.is_dir())):
-        inside = {path.name.lower(): path for path in place.iterdir() if path.is_dir()}
-        images, instance = _first(inside, _IMAGES), _first(inside, _INSTANCE)
-        semantic = next((inside[n] for n in _SEMANTIC if n in inside and _has_masks(inside[n])), None)
+        inside = _folders_in(place)
+        images, instance, semantic = _first(inside, _IMAGES), _first(inside, _INSTANCE), _find_semantic(inside)
         if images is not None and semantic is not None:
             yield _Folders(images, semantic, instance, None if place == source else place.name)
 
 
 def find_masks_alone(source: Path) -> Path | None:
     """A folder of masks without one of pictures beside it, as Pascal VOC's layout is exported without pictures."""
-    inside = {path.name.lower(): path for path in source.iterdir() if path.is_dir()} if source.is_dir() else {}
-    if _first(inside, _IMAGES) is not None:
-        return None
-    return next((inside[name] for name in _SEMANTIC if name in inside and _has_masks(inside[name])), None)
+    inside = _folders_in(source) if source.is_dir() else {}
+    return None if _first(inside, _IMAGES) is not None else _find_semantic(inside)
 
 
 def describe_masks_alone(masks: Path) -> str:
@@ -141,13 +139,22 @@ def describe_masks_alone(masks: Path) -> str:
     )
 
 
+def _folders_in(place: Path) -> dict[str, Path]:
+    """By their names in lower case."""
+    return {path.name.lower(): path for path in place.iterdir() if path.is_dir()}
+
+
+def _find_semantic(inside: dict[str, Path]) -> Path | None:
+    return next((inside[name] for name in _SEMANTIC if name in inside and _has_masks(inside[name])), None)
+
+
 def _first(folders: dict[str, Path], names: tuple[str, ...]) -> Path | None:
     return next((folders[name] for name in names if name in folders), None)
 
 
 def _has_masks(folder: Path) -> bool:
     """Whether a folder holds masks at some depth, and no JSON files: beside those, PNG files mean something else."""
-    return not any(folder.glob("*.json")) and any(path.suffix.lower() in _MASKS for path in folder.rglob("*"))
+    return not any(folder.glob("*.json")) and any(path.suffix.lower() in _MASKS + _JPEG for path in folder.rglob("*"))
 
 
 def _files_by_name(folder: Path, suffixes: Collection[str]) -> dict[Path, Path]:
@@ -174,7 +181,8 @@ def _read_lists(source: Path) -> dict[str, str]:
 def _find_entries(folders: _Folders, with_instances: bool, lists: dict[str, str]) -> Iterator[_Entry]:
     pictures = _files_by_name(folders.images, PICTURE_SUFFIXES)
     objects = _files_by_name(folders.instance, _MASKS) if with_instances and folders.instance is not None else {}
-    for key, semantic in _files_by_name(folders.semantic, _MASKS).items():
+    masks = _files_by_name(folders.semantic, _MASKS) or _files_by_name(folders.semantic, _JPEG)
+    for key, semantic in masks.items():
         if key not in pictures:
             raise InputError(
                 f"{semantic}: {folders.images} has no picture of this name ({key}.jpg or another format); add it there"
