@@ -14,9 +14,12 @@ from thingstuff import published
 from thingstuff.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from thingstuff.commands import finetuning
 from thingstuff.errors import InputError
+from thingstuff.evaluation.pq import Score
 from thingstuff.recipe import FilesConfig, Recipe, derive
+from thingstuff.recipe_model import FusionConfig
 from thingstuff.recipes.finetune import Machine
 from thingstuff.structures import encode_ids
+from thingstuff.training.thresholds import Rated
 
 SMALL = (
     "--optim.batch-size 2 --schedule.steps 2 --model.backbone.name test_resnet --model.backbone.norm group "
@@ -157,6 +160,35 @@ def test_a_run_goes_on_with_its_choices_on_another_machine(
     done = shell(f"train finetune --data {data} --out run --resume --schedule.steps 5")
     assert done.code == 2
     assert "started with schedule.steps 2, not 5" in done.err
+
+
+def test_thresholds_of_maps_are_chosen_after_the_last_step(
+    shell: Shell, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def rate(checkpoint: Checkpoint, source: Any, fusions: list[FusionConfig], **options: Any) -> list[Rated]:
+        assert len(source) == 2
+        assert {fusion.overlap_threshold for fusion in fusions} == {0.4}
+        return [
+            Rated(fusion, Score(0.9 if fusion.score_threshold == 0.3 else 0.1, 1.0, 1.0, 2, None, None, {}))
+            for fusion in fusions
+        ]
+
+    command = f"train finetune --data {data} --out run {SMALL} --model.fusion.overlap-threshold 0.4"
+    done = shell(command)
+    assert done.code == 0, done.err
+    assert "thresholds stay as they are: no other of 24 settings is better on the validation pictures" in done.err
+    monkeypatch.setattr(finetuning, "rate", rate)
+    for _ in range(2):
+        done = shell(f"{command} --resume")
+        assert done.code == 0, done.err
+        assert "chosen on the validation pictures: score_threshold 0.3 (0.5); PQ 0.900 (0.100)" in done.err
+        checkpoint = load_checkpoint("run/best.safetensors")
+        fusion = checkpoint.recipe.model.fusion
+        assert fusion is not None
+        assert (fusion.score_threshold, fusion.overlap_threshold) == (0.3, 0.4)
+        assert checkpoint.metrics["step"] == 2
+        assert checkpoint.metrics["pictures"] == 2
+    assert json.loads(Path("run/recipe.json").read_text())["model"]["fusion"]["score_threshold"] == 0.5
 
 
 def test_weights_of_ones_own_bring_their_network(

@@ -98,11 +98,17 @@ def test_what_small_recipes_were_found_with_is_chosen_again() -> None:
 
 
 @pytest.mark.parametrize(
-    ("cores", "pictures", "steps"),
-    [(2, 20, 1500), (2, 400, 2500), (2, 10_000, 3000), (16, 10_000, 6000)],
-)
-def test_steps_are_bounded(cores: int, pictures: int, steps: int) -> None:
-    recipe, choices = finetune(replace(PHOTOGRAPHS, pictures=pictures), Machine(cores), tiny_facades())
+    ("cores", "pictures", "learned", "steps"),
+    [
+        (2, 20, False, 1500), (2, 400, False, 2500), (2, 10_000, False, 3000), (16, 10_000, False, 6000),
+        (2, 20, True, 600), (2, 300, True, 750), (2, 400, True, 1000), (2, 10_000, True, 1000), (16, 10_000, True, 3000),
+    ],
+)  # fmt: skip
+def test_steps_are_bounded_and_fewer_with_weights_to_begin_with(
+    cores: int, pictures: int, learned: bool, steps: int
+) -> None:
+    profile = replace(PHOTOGRAPHS, pictures=pictures)
+    recipe, choices = finetune(profile, Machine(cores), tiny_facades(), learned=learned)
     assert recipe.schedule.steps == steps
     assert f"about {steps * 8 / pictures:.0f} times" in next(c.why for c in choices if c.field == "schedule.steps")
 

@@ -1,22 +1,28 @@
-"""What `train finetune` does before it trains: look at the data and the machine, make the recipe, and say so."""
+"""What `train finetune` does before it trains, and after: it makes the recipe for the data, and chooses thresholds."""
 
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from thingstuff.checkpoint import BUNDLED, load_checkpoint
+import torch
+
+from thingstuff.checkpoint import BUNDLED, load_checkpoint, save_checkpoint
 from thingstuff.commands.terminal import warn
 from thingstuff.data.coco import CocoPanopticSource, open_coco_panoptic
 from thingstuff.data.layouts import find_panoptic
 from thingstuff.errors import InputError
+from thingstuff.evaluate import evaluate_pictures
 from thingstuff.overrides import Overrides, override
+from thingstuff.predict import Model
+from thingstuff.progress import track
 from thingstuff.published import published_checkpoint
 from thingstuff.recipe import FilesConfig, Recipe, derive, read_recipe
 from thingstuff.recipes import tiny_facades
 from thingstuff.recipes.finetune import DataProfile, Machine, finetune
 from thingstuff.training.profile import measure_profile, this_machine
 from thingstuff.training.run import Run
-from thingstuff.training.sources import is_first_process
+from thingstuff.training.sources import is_first_process, open_evaluation_source
+from thingstuff.training.thresholds import THRESHOLDS, best_of, candidates, rate
 
 _PUBLISHED = "coco/panoptic-fpn-r50-3x"
 _GIVEN = "as given"
@@ -45,11 +51,11 @@ def made_for_data(run: Run, overrides: Overrides, init_given: bool) -> tuple[Rec
     source = _open_training_pictures(run.data, overrides)
     profile, machine = measure_profile(source), this_machine()
     parent, init, beginning = _choose_beginning(run, profile, machine, init_given)
-    recipe, choices = finetune(profile, machine, parent)
+    recipe, choices = finetune(profile, machine, parent, learned=init is not None)
     wished = override(recipe, overrides)
     own, wanted = _governing(recipe), _governing(wished)
     if given := {name: value for name, value in wanted.items() if value != own[name]}:
-        recipe, choices = finetune(profile, machine, parent, **given)
+        recipe, choices = finetune(profile, machine, parent, learned=init is not None, **given)
         wished = override(recipe, overrides)
     if is_first_process():
         rows = [("begin with", *beginning)]
@@ -60,6 +66,48 @@ def made_for_data(run: Run, overrides: Overrides, init_given: bool) -> tuple[Rec
             rows.append(("--batch-size", str(run.batch_size), f"{_GIVEN}; learning rate and steps follow"))
         warn("\n".join([f"{run.data}: {_describe(profile)}; chosen for it:", *_table(rows)]))
     return wished, replace(run, init=init)
+
+
+def settle_thresholds(best: Path, recipe: Recipe, run: Run, overrides: Overrides) -> None:
+    """Choose the thresholds of maps on the validation pictures, and write the best checkpoint anew with them.
+
+    Args:
+        best: The checkpoint.
+        recipe: That the run learned with.
+        run: Names the data set.
+        overrides: Fields that the user has given; they stay as they are.
+
+    Raises:
+        InputError: A validation picture has become unreadable, or the checkpoint cannot be written.
+    """
+    fusion, source = recipe.model.fusion, recipe.source
+    if fusion is None or not isinstance(source, FilesConfig):
+        return
+    checkpoint = load_checkpoint(best)
+    given = {field.rpartition(".")[2] for field in overrides if field.startswith("model.fusion.")}
+    pictures = open_evaluation_source(recipe, run.data, source.val_split)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    settings = candidates(fusion, given if checkpoint.labels.num_stuff else given | {"stuff_area"})
+    rated = rate(
+        checkpoint,
+        pictures,
+        settings,
+        device=device,
+        progress=lambda items, total: track(items, "choosing thresholds", total),
+    )
+    before, chosen = rated[0], best_of(rated)
+    changed = [name for name in THRESHOLDS if getattr(chosen.fusion, name) != getattr(fusion, name)]
+    if not changed:
+        warn(f"thresholds stay as they are: no other of {len(rated)} settings is better on the validation pictures")
+        return
+    settled = replace(checkpoint, recipe=derive(checkpoint.recipe, model__fusion=chosen.fusion))
+    evaluation = evaluate_pictures(
+        Model(settled, device=device), pictures, range(len(pictures)), with_ap=False
+    ).evaluation()
+    metrics = evaluation.to_json() | {"step": checkpoint.metrics["step"]}
+    save_checkpoint(best, replace(settled, metrics=metrics))
+    words = ", ".join(f"{name} {getattr(chosen.fusion, name)} ({getattr(fusion, name)})" for name in changed)
+    warn(f"chosen on the validation pictures: {words}; PQ {chosen.score.pq:.3f} ({before.score.pq:.3f})")
 
 
 def _governing(recipe: Recipe) -> dict[str, int]:

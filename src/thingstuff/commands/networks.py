@@ -107,23 +107,23 @@ def train(words: list[str]) -> int:
     else:
         base = override(base, overrides)
     _, run = parse(read, f"train {words[0]}", description, rest)
-    if from_data:
-        from thingstuff.commands.finetuning import made_for_data
-
-        init_given = any(word.partition("=")[0] == "--init" for word in rest)
-        base, run = made_for_data(run, overrides, init_given)
+    from thingstuff.commands.finetuning import made_for_data, settle_thresholds
     from thingstuff.training.loop import train as run_training
+    from thingstuff.training.sources import is_first_process
     from thingstuff.training.state import STATE_FILE
 
+    if from_data:
+        init_given = any(word.partition("=")[0] == "--init" for word in rest)
+        base, run = made_for_data(run, overrides, init_given)
     try:
         best = run_training(base, run)
+        if from_data and is_first_process():
+            settle_thresholds(best, base, run, overrides)
     except KeyboardInterrupt:
         can_go_on = (run.out / STATE_FILE).exists()
         hint = f"go on with --resume --out {run.out}" if can_go_on else "there is nothing yet to go on from"
         raise InterruptedWork(f"interrupted; {hint}") from None
-    from accelerate import PartialState
-
-    if PartialState().is_main_process:
+    if is_first_process():
         say(f"best checkpoint: {best}")
     return SUCCESS
 

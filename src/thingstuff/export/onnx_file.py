@@ -4,8 +4,13 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir
 import onnxscript
+import onnxscript.optimizer
 import torch
+from onnx_ir.passes import common as passes
+from onnxscript import rewriter
+from onnxscript.rewriter.rules import common as rules
 
 from thingstuff.export.graph import CANVAS, IMAGES, ExportedGraph, quiet, trace
 
@@ -15,6 +20,21 @@ OPSET = 20
 OUTPUT_SIZE = "output_size"
 """Name of the input that says how large the maps shall be: height and width."""
 _FAR_AWAY = -1e6
+_RULES = (
+    rules.cast_cast_rule,
+    rules.no_op_cast_rule,
+    rules.no_op_expand_rule,
+    rules.no_op_transpose_rule,
+    rules.transpose_transpose_rule,
+    rules.reshape_reshape_rule,
+    rules.squeeze_reshape_1d_rule,
+    rules.unsqueeze_unsqueeze_rule,
+    rules.normalize_pad_format_conv_rule,
+    rules.fuse_pad_into_conv_rule,
+    rules.fuse_batchnorm_into_conv_rule,
+    rules.remove_optional_bias_from_conv_rule,
+)
+"""Of onnxscript's, those that find something in these graphs."""
 
 
 def to_onnx(graph: ExportedGraph, batch: int, channels: int, dtype: torch.dtype) -> onnx.ModelProto:
@@ -33,9 +53,11 @@ def to_onnx(graph: ExportedGraph, batch: int, channels: int, dtype: torch.dtype)
                 torch.ops.torchvision.nms.default: _nms,
                 torch.ops.torchvision.roi_align.default: _roi_align,
             },
+            optimize=False,
             verbose=False,
         )
     assert exported is not None
+    _simplify(exported.model)
     model = exported.model_proto
     _take_size_as_numbers(model)
     _slice_where_gathered(model)
@@ -101,6 +123,22 @@ def _whole(value: int) -> onnx.TensorProto:
 
 
 # --- after the exporter ---
+
+
+def _simplify(model: onnx_ir.Model) -> None:
+    """Fold constants, drop what changes nothing and what nothing uses.
+
+    The exporter's own optimizer does the same with more rules, one of which takes minutes in thousands of nodes.
+    """
+    passes.InlinePass()(model)
+    for _ in range(2):
+        onnxscript.optimizer.fold_constants(model, onnx_shape_inference=True)
+        rewriter.RewritePass(_RULES)(model)
+        passes.RemoveUnusedNodesPass()(model)
+    passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    passes.DeduplicateInitializersPass()(model)
+    passes.CommonSubexpressionEliminationPass()(model)
+    passes.NameFixPass()(model)
 
 
 def _take_size_as_numbers(model: onnx.ModelProto) -> None:

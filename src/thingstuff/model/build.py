@@ -59,7 +59,7 @@ def build_network(recipe: Recipe, labels: LabelSet) -> PanopticSegmenter:
         _build_rpn(region.rpn, channels) if region else None,
         _build_region(region, model.fusion, channels, labels.num_things) if region else None,
         _build_semantic(model.semantic, channels, labels),
-        _build_fusion(model.fusion, model.region, labels),
+        build_fusion(model.fusion, model.region, labels),
         pixel_mean=recipe.picture.mean,
         pixel_std=recipe.picture.std,
         channel_order=recipe.picture.channel_order,
@@ -201,7 +201,14 @@ def _build_semantic(
             assert_never(config.kind)
 
 
-def _build_fusion(config: FusionConfig | None, region: RegionConfig | None, labels: LabelSet) -> Fusion | None:
+def build_fusion(config: FusionConfig | None, region: RegionConfig | None, labels: LabelSet) -> Fusion | None:
+    """Make the function that fuses both branches.
+
+    Args:
+        config: How; None: not at all.
+        region: The branch for things, which says how masks come to the picture.
+        labels: The classes.
+    """
     if config is None or region is None or region.mask_head is None:
         return None
     match config.kind:

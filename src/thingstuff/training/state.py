@@ -38,13 +38,12 @@ class Progress:
     evaluated: int = 0
 
     def note(self, headline: float) -> bool:
-        """Note the result of an evaluation; True if it is the best so far."""
+        """Note the result of an evaluation; True if it is the best so far, of equal ones the last."""
         self.evaluated = self.step
-        if headline > self.best:
-            self.best, self.evaluations_since_best = headline, 0
-            return True
-        self.evaluations_since_best += 1
-        return False
+        self.evaluations_since_best = 0 if headline > self.best else self.evaluations_since_best + 1
+        is_best = headline >= self.best
+        self.best = max(headline, self.best)
+        return is_best
 
 
 @dataclass(frozen=True, slots=True)
