@@ -101,7 +101,8 @@ def test_what_small_recipes_were_found_with_is_chosen_again() -> None:
     ("cores", "pictures", "learned", "steps"),
     [
         (2, 20, False, 1500), (2, 400, False, 2500), (2, 10_000, False, 3000), (16, 10_000, False, 6000),
-        (2, 20, True, 600), (2, 300, True, 750), (2, 400, True, 1000), (2, 10_000, True, 1000), (16, 10_000, True, 3000),
+        (2, 20, True, 600), (2, 300, True, 750), (2, 400, True, 1000), (2, 10_000, True, 1000),
+        (16, 10_000, True, 3000),
     ],
 )  # fmt: skip
 def test_steps_are_bounded_and_fewer_with_weights_to_begin_with(
