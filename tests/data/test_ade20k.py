@@ -1,3 +1,5 @@
+import shutil
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -85,6 +87,16 @@ def test_the_root_may_be_the_folder_of_the_archive(tmp_path):
     assert recognize(home)
     assert not recognize(home / "images")
     assert open_ade20k(home).read(0).image == open_ade20k(tmp_path).read(0).image
+
+
+def test_without_objects_it_is_recognized_and_refused(tmp_path):
+    write_ade20k(tmp_path, "training", "a", np.array([[WALL]]), no_objects(1, 1))
+    home = tmp_path / "ADEChallengeData2016"
+    shutil.rmtree(home / "annotations_instance")
+    assert not recognize(home)
+    (home / "objectInfo150.txt").write_text("")
+    assert recognize(home)
+    refused(home, "annotations_instance/training: 1 PNG files are missing, the first is a.png; unpack annotations_")
 
 
 def test_wrong_roots(tmp_path):

@@ -1,4 +1,5 @@
 import pickle
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -191,3 +192,6 @@ def test_recognize(tmp_path):
     write_cityscapes(tmp_path, "val", NAME, np.full((2, 3), 7))
     assert recognize(tmp_path)
     assert not recognize(tmp_path / "gtFine")
+    shutil.rmtree(tmp_path / "leftImg8bit")
+    assert recognize(tmp_path)
+    refused(tmp_path, "leftImg8bit/val: 1 pictures of annotations are missing")

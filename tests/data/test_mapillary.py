@@ -127,3 +127,12 @@ def test_recognize(tmp_path):
     assert not recognize(tmp_path)
     write_mapillary_config(tmp_path / "config.json")
     assert recognize(tmp_path)
+
+
+def test_without_configuration_it_is_recognized_and_refused(tmp_path):
+    for kind in ("images", "labels", "instances"):
+        (tmp_path / "training" / kind).mkdir(parents=True)
+    assert not recognize(tmp_path)  # pairs of PNG files may lie so
+    (tmp_path / "training/panoptic").mkdir()
+    assert recognize(tmp_path)
+    refused(tmp_path, "has no config_v2.0.json or config.json; name the folder")

@@ -43,10 +43,11 @@ def find_home(root: Path) -> Path:
 
 
 def recognize(root: Path) -> bool:
-    """Whether this is the root of ADE20K's benchmark."""
+    """Whether this is the root of ADE20K's benchmark, also without the objects, which come in another file."""
     try:
         home = find_home(root)
-        return all((home / folder / "training").is_dir() for folder in ("annotations", "annotations_instance"))
+        has_objects = (home / "annotations_instance/training").is_dir() or (home / "objectInfo150.txt").is_file()
+        return (home / "annotations/training").is_dir() and has_objects
     except OSError:
         return False
 

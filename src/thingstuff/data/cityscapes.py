@@ -54,7 +54,7 @@ def cityscapes_labels() -> LabelSet:
 def recognize(root: Path) -> bool:
     """Whether this is the root of Cityscapes."""
     try:
-        return any((root / "gtFine" / split).is_dir() for split in SPLITS) and (root / "leftImg8bit").is_dir()
+        return any((root / "gtFine" / split).is_dir() for split in SPLITS)
     except OSError:
         return False
 

@@ -27,11 +27,15 @@ _PER_LABEL = 256
 
 
 def recognize(root: Path) -> bool:
-    """Whether this is the root of Mapillary Vistas."""
+    """Whether this is the root of Mapillary Vistas, with or without its configuration."""
     try:
-        return (root / "training/images").is_dir() and any(
-            json_begins(config, ("labels", "readable")) for config in find_configs(root).values()
-        )
+        if not (root / "training/images").is_dir():
+            return False
+        configs = find_configs(root)
+        if configs:
+            return any(json_begins(config, ("labels", "readable")) for config in configs.values())
+        places = (root / "training" / version for version in ("", "v1.2", "v2.0"))
+        return any(all((place / kind).is_dir() for kind in ("labels", "instances", "panoptic")) for place in places)
     except OSError:
         return False
 

@@ -165,6 +165,10 @@ CASES: dict[Kind, tuple[Damage, set[Kind]]] = {
         (Kind.COLORS_DIFFER, lambda data: data.categories("val")[1].update(color=[9, 9, 9])),
         (Kind.UNUSED_CATEGORY, add_category),
         (Kind.CLASS_NOT_IN_TRAIN, lambda data: drop_category(data, 10, "train")),
+        (
+            Kind.ONLY_CROWDS,
+            lambda data: [data.segments(split, row)[1].update(iscrowd=1) for split in data.documents for row in (0, 1)],
+        ),
         (Kind.DUPLICATE_IMAGE_ID, lambda data: data.images().append(data.images()[0] | {"file_name": "e.png"})),
         (Kind.DUPLICATE_FILE_NAME, name_twice),
         (Kind.UNKNOWN_IMAGE, lambda data: annotate_again(data, 999)),
@@ -268,6 +272,7 @@ def test_the_documentation_lists_every_kind():
         (Kind.STUFF_IN_PIECES, "panoptic_train/a.png", None, "a.png", ["'road'", "2 segments"]),
         (Kind.SPLIT_LEAK, "images/c.png", None, "c.png", ["like train: images/a.png", "of 128 bits"]),
         (Kind.CATEGORIES_DIFFER, "panoptic_val.json", None, None, ["category 1", "'pedestrian'", "'person'"]),
+        (Kind.ONLY_CROWDS, "panoptic_train.json", None, None, ["'person' (category 1)", "4 segments in all splits"]),
         (Kind.MISSING_FOLDER, "panoptic_val", None, None, ["2 listed files"]),
         (Kind.WRONG_MAP_FORMAT, "panoptic_train/a.png", None, "a.png", ["16-bit PNG"]),
         (Kind.MALFORMED_ENTRY, "panoptic_train.json", None, None, ["images[0]", "width is '40'"]),
@@ -465,6 +470,15 @@ def test_processes_find_the_same(data_set, monkeypatch):
     monkeypatch.setattr("thingstuff.data.checking.check._WORTH_A_POOL", 1)
     together = check_data(data_set.root, workers=2)
     assert together == alone
+
+
+def test_a_split_of_our_layout_may_be_named_like_one_of_coco(data_set):
+    data_set.write()
+    for old in (data_set.json_path("val"), data_set.root / "panoptic_val"):
+        old.rename(old.with_name(old.name.replace("val", "minival2017")))
+    checked = check_data(data_set.root, workers=1)
+    assert [split.split for split in checked.splits] == ["train", "minival2017"]
+    assert checked.findings == ()
 
 
 @pytest.mark.skipif(not SHARED.exists(), reason="shared data not mounted")

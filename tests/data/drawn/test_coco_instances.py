@@ -1,4 +1,4 @@
-"""COCO instances in the layouts of COCO, CVAT, Label Studio and Roboflow."""
+"""COCO instances in the layouts of COCO, CVAT, Label Studio, Roboflow and FiftyOne."""
 
 import json
 import shutil
@@ -115,6 +115,13 @@ def test_cocos_own_layout(tmp_path: Path):
         ("_annotations.coco.json", "a.jpg", "_annotations.coco.json", None),
         ("val.json", "val/a.jpg", ".", "val"),
         ("instances_train.json", "images/a.jpg", ".", "train"),
+        ("train/annotations.json", "train/images/a.jpg", ".", "train"),
+        ("valid/annotations.json", "valid/a.jpg", ".", "val"),
+        ("train/annotations.json", "train/images/a.jpg", "train", "train"),
+        ("test/annotations.json", "test/a.jpg", "test/annotations.json", "test"),
+        ("annotations.json", "images/a.jpg", ".", None),
+        ("labels.json", "data/a.jpg", ".", None),
+        ("validation/labels.json", "validation/data/a.jpg", ".", "val"),
     ],
 )
 def test_other_tools_layouts(tmp_path: Path, json_name: str, image: str, given_: str, split: str | None):
@@ -131,6 +138,62 @@ def test_file_names_may_have_folders_as_label_studio_writes_them(tmp_path: Path)
     images = [{"id": 0, "file_name": "images\\deep\\a.jpg", "height": SIZE[0], "width": SIZE[1]}]
     write(tmp_path / "result.json", document(ANNOTATION | {"image_id": 0}, images=images))
     assert open_coco_instances(tmp_path).read(0).image == tmp_path / "images/deep/a.jpg"
+
+
+def test_folders_that_are_no_splits_are_data_sets_of_their_own(tmp_path: Path):
+    for name in ("annotations.json", "labels.json"):
+        write(tmp_path / "city" / name, document(ANNOTATION))
+    assert not recognize(tmp_path)
+    assert recognize(tmp_path / "city")
+
+
+def test_a_file_for_all_counts_rather_than_those_of_its_splits(tmp_path: Path):
+    picture(tmp_path / "images/a.jpg")
+    picture(tmp_path / "train/a.jpg")
+    write(tmp_path / "annotations.json", document(ANNOTATION))
+    write(tmp_path / "train/annotations.json", document(ANNOTATION))
+    source = open_coco_instances(tmp_path)
+    assert [picture_.path for picture_ in source.pictures] == [tmp_path / "images/a.jpg"]
+
+
+@pytest.mark.parametrize(
+    "file_name",
+    [
+        "/home/me/data/images/a.jpg",
+        "C:\\data\\images\\a.jpg",
+        "\\\\server\\data\\a.jpg",
+        "../../label-studio/data/media/upload/1/a.jpg",
+        "..\\a.jpg",
+        "dataset/images/a.jpg",
+        "./images/a.jpg",
+        "https://example.com/data/a.jpg",
+    ],
+)
+def test_of_paths_of_another_machine_the_end_counts(tmp_path: Path, file_name: str):
+    picture(tmp_path / "a.jpg")
+    picture(tmp_path / "export/images/a.jpg")
+    images = [{"id": 1, "file_name": file_name, "height": SIZE[0], "width": SIZE[1]}]
+    write(tmp_path / "export/result.json", document(ANNOTATION, images=images))
+    assert open_coco_instances(tmp_path / "export").read(0).image == tmp_path / "export/images/a.jpg"
+
+
+def test_of_several_ends_the_longest_counts(tmp_path: Path):
+    picture(tmp_path / "images/a.jpg")
+    picture(tmp_path / "images/deep/a.jpg")
+    names = ["/home/me/deep/a.jpg", "/home/me/a.jpg"]
+    images = [{"id": n, "file_name": name, "height": SIZE[0], "width": SIZE[1]} for n, name in enumerate(names)]
+    write(tmp_path / "result.json", document(images=images))
+    found = [picture_.path.relative_to(tmp_path).as_posix() for picture_ in open_coco_instances(tmp_path).pictures]
+    assert found == ["images/deep/a.jpg", "images/a.jpg"]
+
+
+def test_pictures_outside_of_the_export_are_never_read(tmp_path: Path):
+    picture(tmp_path / "a.jpg")
+    picture(tmp_path / "export/images/b.jpg")
+    for file_name in ("../a.jpg", str(tmp_path / "a.jpg"), "images/../../a.jpg"):
+        images = [{"id": 1, "file_name": file_name, "height": SIZE[0], "width": SIZE[1]}]
+        write(tmp_path / "export/result.json", document(ANNOTATION, images=images))
+        refused(tmp_path / "export", f"result.json: 1 picture is missing, the first is {file_name}; put them")
 
 
 @pytest.mark.parametrize("order", [("annotations", "images", "categories"), ("categories", "annotations", "images")])
@@ -155,6 +218,28 @@ def test_what_is_not_coco_instances(tmp_path: Path):
     assert not recognize(tmp_path / "absent")
     with pytest.raises(InputError, match="no JSON file with images"):
         open_coco_instances(tmp_path)
+
+
+def test_files_of_captions_are_none_of_instances(tmp_path: Path):
+    picture(tmp_path / "a.jpg")
+    caption = {"id": 3, "image_id": 1, "caption": 'A car with segmentation, "categories": none'}
+    for number, separators in enumerate([(",", ":"), (", ", " : ")]):
+        write(tmp_path / f"{number}.json", json.dumps(document(caption), separators=separators))
+        assert not recognize(tmp_path / f"{number}.json")
+    panoptic = {"image_id": 1, "file_name": "a.png", "segments_info": [{"id": 1, "category_id": 7}]}
+    write(tmp_path / "2.json", document(panoptic))
+    assert not recognize(tmp_path)
+
+
+@pytest.mark.parametrize("word", ["caption", "segments_info", "images"])
+def test_categories_and_attributes_may_have_names_of_other_keys(tmp_path: Path, word: str):
+    root = one(tmp_path, ANNOTATION, categories=[{"id": 7, "name": word}])
+    assert recognize(root)
+    assert open_coco_instances(root).read(0).pieces[0].category == word
+    attributes = {"attributes": {"caption": "a car", "kind": word}}
+    write(root / "annotations/instances_train2017.json", document(ANNOTATION | attributes))
+    assert recognize(root)
+    assert len(open_coco_instances(root).read(0).pieces) == 1
 
 
 def test_names_that_occur_twice_are_one_category(tmp_path: Path):
@@ -197,7 +282,8 @@ def test_every_pixel_survives_in_every_encoding(tmp_path: Path, bits: int, crowd
         "counts": {"size": list(SIZE), "counts": ([0] if mask[0, 0] else []) + [c for c in counts.tolist() if c]},
         "compressed": {"size": list(SIZE), "counts": run_lengths(mask)},
     }[kind]
-    root = one(tmp_path, ANNOTATION | {"segmentation": encoded, "iscrowd": int(crowd)})
+    # A car of its own, too: crowds alone would be warned of.
+    root = one(tmp_path, ANNOTATION | {"segmentation": encoded, "iscrowd": int(crowd)}, ANNOTATION)
     drawing = open_coco_instances(root).read(0)
     np.testing.assert_array_equal(masks(drawing)[0], mask)
     assert drawing.pieces[0].crowd == crowd
@@ -209,6 +295,31 @@ def test_a_polygon_with_two_corners_has_no_pixel_as_in_cocos_own(tmp_path: Path)
     )
     drawing = open_coco_instances(root).read(0)
     assert [int(mask.sum()) for mask in masks(drawing)] == [0, 9]
+
+
+def test_things_that_are_crowds_alone_are_warned_of(tmp_path: Path):
+    # CVAT and Datumaro mark every mask so; COCO has crowds beside objects of the same class.
+    square = {"size": list(SIZE), "counts": [9, 3, 68]}
+    crowd = {"segmentation": square, "iscrowd": 1}
+    person, moss = {"category_id": 3}, {"category_id": 4}
+    categories = [*CATEGORIES, {"id": 4, "name": "moss", "isthing": 0}]
+    root = one(
+        tmp_path, ANNOTATION | crowd, ANNOTATION | crowd, ANNOTATION | moss | crowd, ANNOTATION | person | crowd,
+        ANNOTATION | person, categories=categories,
+    )  # fmt: skip
+    with pytest.warns(UserWarning, match=r"none a single object: car \(2\); CVAT .* export polygons") as caught:
+        source = open_coco_instances(root)
+    assert len(caught) == 1
+    assert "\n" not in str(caught[0].message)
+    assert [piece.crowd for piece in source.read(0).pieces] == [True, True, True, True, False]
+    # Another split has cars that are objects.
+    picture(root / "val2017/a.jpg")
+    write(root / "annotations/instances_val2017.json", document(ANNOTATION | {"segmentation": square}))
+    assert len(open_coco_instances(root)) == 2
+
+
+def test_crowds_of_polygons_are_no_accident(tmp_path: Path):
+    assert open_coco_instances(one(tmp_path, ANNOTATION | {"iscrowd": 1})).read(0).pieces[0].crowd
 
 
 # --- stuff ---
@@ -309,8 +420,12 @@ def test_a_wrong_annotation_is_named(tmp_path: Path, change: dict[str, Any], par
 @pytest.mark.parametrize(
     ("change", "part"),
     [
-        ({"images": [{"id": 1, "file_name": "../../a.jpg", "height": 8, "width": 10}]}, "leads out of"),
-        ({"images": [{"id": 1, "file_name": "/etc/passwd", "height": 8, "width": 10}]}, "leads out of"),
+        (
+            {"images": [{"id": 1, "file_name": "/etc/passwd", "height": 8, "width": 10}]},
+            "1 picture is missing, the first is /etc/passwd",
+        ),
+        ({"images": [{"id": 1, "file_name": "a\0.jpg", "height": 8, "width": 10}]}, "leads out of"),
+        ({"images": [{"id": 1, "file_name": "", "height": 8, "width": 10}]}, "picture 1: file_name is empty"),
         (
             {"images": [{"id": 1, "file_name": "b.jpg", "height": 8, "width": 10}]},
             "1 picture is missing, the first is b.jpg",
@@ -330,7 +445,15 @@ def test_a_wrong_list_is_named(tmp_path: Path, change: dict[str, Any], part: str
 
 
 @pytest.mark.parametrize("content", [b"", bytes(9), b"[]", b'{"images": ['])
-@pytest.mark.parametrize("place", ["annotations/instances_val2017.json", "valid/_annotations.coco.json"])
+@pytest.mark.parametrize(
+    "place",
+    [
+        "annotations/instances_val2017.json",
+        "valid/_annotations.coco.json",
+        "valid/annotations.json",
+        "valid/labels.json",
+    ],
+)
 def test_a_damaged_file_beside_a_good_one_is_no_missing_split(tmp_path: Path, content: bytes, place: str):
     good = place.replace("val2017", "train2017").replace("valid", "train")
     picture(tmp_path / "train2017/a.jpg")
@@ -345,6 +468,22 @@ def test_a_damaged_file_beside_a_good_one_is_no_missing_split(tmp_path: Path, co
 def test_a_picture_that_is_listed_twice(tmp_path: Path):
     images = [{"id": number, "file_name": "a.jpg", "height": SIZE[0], "width": SIZE[1]} for number in (1, 2)]
     refused(one(tmp_path, ANNOTATION, images=images), "instances_train2017.json: lists the picture", "a.jpg twice")
+
+
+def test_two_names_of_one_picture(tmp_path: Path):
+    images = [
+        {"id": number, "file_name": name, "height": SIZE[0], "width": SIZE[1]}
+        for number, name in enumerate(["one/a.jpg", "two/a.jpg"])
+    ]
+    refused(one(tmp_path, images=images), "instances_train2017.json: lists the picture", "a.jpg twice")
+    # In two files; under one name it is the same picture, as some lists of COCO share theirs.
+    picture(tmp_path / "images/a.jpg")
+    (tmp_path / "train2017/a.jpg").unlink()
+    for split, image in zip(("train2017", "val2017"), images, strict=True):
+        write(tmp_path / f"annotations/instances_{split}.json", document(images=[image]))
+    refused(tmp_path, "lists the picture", "images/a.jpg twice")
+    write(tmp_path / "annotations/instances_val2017.json", document(images=images[:1]))
+    assert len(open_coco_instances(tmp_path)) == 2
 
 
 def test_names_and_sizes_that_no_picture_has(tmp_path: Path):

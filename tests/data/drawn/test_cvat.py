@@ -243,9 +243,10 @@ def test_what_has_no_area_is_left_out_with_a_warning(tmp_path):
 # --- video ---
 
 
-def track(*shapes: str, label: str = "car", number: int = 0, group: str = "") -> str:
+def track(*shapes: str, label: str = "car", number: int = 0, group: str = "", task: str = "") -> str:
     group = f' group_id="{group}"' if group else ""
-    return f'<track id="{number}" label="{label}" source="manual"{group}>{"".join(shapes)}</track>'
+    task = f' task_id="{task}" subset="default"' if task else ""
+    return f'<track id="{number}" label="{label}" source="manual"{task}{group}>{"".join(shapes)}</track>'
 
 
 def seen(frame: object, kind: str = "box", outside: int = 0, **attributes: object) -> str:
@@ -281,7 +282,7 @@ def test_video(tmp_path):
 
 
 def test_frames_may_be_plain_numbers_beside_the_file(tmp_path):
-    root = write_export(tmp_path, track(seen(12)), names=())
+    root = write_export(tmp_path, track(seen(12)), meta=VIDEO_META, names=())
     Image.new("RGB", (8, 6)).save(root / "0012.jpg")
     assert open_cvat(root).read(0).image == root / "0012.jpg"
 
@@ -299,6 +300,63 @@ def test_wrong_videos(tmp_path):
     refused(folder, "annotations.xml: 1 picture is missing, the first is frame_000000")
     number = write_export(tmp_path / "4", track(seen("x")), meta=VIDEO_META, names=names)
     refused(number, "annotations.xml: track 0: frame is 'x'; expected a finite number")
+
+
+# What CVAT writes of a single job.
+JOB_META = META.replace("<task>", "<job>").replace("</task>", "</job>")
+
+
+def project(*tasks: tuple[int, str, int]) -> str:
+    """What CVAT writes of a project: the id, the mode and the width of each task, 0 of one that is no video."""
+    listed = ""
+    for number, mode, width in tasks:
+        size = f"<original_size><width>{width}</width><height>6</height></original_size>" if width else ""
+        listed += f"<task><id>{number}</id><name>t</name><mode>{mode}</mode>{size}</task>"
+    return f"<meta><project><id>1</id><tasks>{listed}</tasks></project></meta>"
+
+
+@pytest.mark.parametrize("meta", [META, JOB_META, project((4, "annotation", 0), (5, "interpolation", 8))])
+def test_tasks_of_pictures_exported_as_a_video_are_refused(tmp_path, meta):
+    # Frame 0 is the first picture of the task, here 7.png.
+    root = write_export(tmp_path, track(seen(7)), meta=meta, names=("7.png", "8.png"))
+    refused(root, "annotations.xml: the task has the mode 'annotation'", "export as 'CVAT for images 1.1'")
+
+
+@pytest.mark.parametrize("meta", ["", META.replace("<mode>annotation</mode>", ""), VIDEO_META])
+def test_videos_without_a_mode(tmp_path, meta):
+    root = write_export(tmp_path, track(seen(0)), meta=meta, names=("frame_000000.png",))
+    assert len(open_cvat(root)) == 1
+
+
+def test_tasks_of_a_project_have_modes_of_their_own(tmp_path):
+    meta = project((4, "annotation", 0), (5, "interpolation", 8))
+    names = ("frame_000000.png",)
+    assert len(open_cvat(write_export(tmp_path / "video", track(seen(0), task="5"), meta=meta, names=names))) == 1
+    pictures = write_export(tmp_path / "pictures", track(seen(0), task="4"), meta=meta, names=names)
+    refused(pictures, "annotations.xml: task 4 has the mode 'annotation'")
+
+
+def test_videos_of_a_project_have_sizes_of_their_own(tmp_path):
+    meta = project((4, "interpolation", 16), (5, "interpolation", 8))
+    names = ("frame_000000.png", "frame_000001.png")
+    tracks = [track(seen(0), task="4"), track(seen(1), task="5", number=1)]
+    root = write_export(tmp_path, *tracks, meta=meta, names=names)
+    refused(root, "frame_000000.png: 8 x 6 pixels (width x height), but annotations.xml says 16 x 6")
+    Image.new("RGB", (16, 6)).save(root / "images/frame_000000.png")
+    source = open_cvat(root)
+    assert [source.read(index).size for index in (0, 1)] == [(6, 16), (6, 8)]
+
+
+def test_sizes_of_several_videos_are_not_compared_with_tracks_that_name_none(tmp_path):
+    meta = project((4, "interpolation", 16), (5, "interpolation", 8))
+    root = write_export(tmp_path / "several", track(seen(0)), meta=meta, names=("frame_000000.png",))
+    assert open_cvat(root).read(0).size == (6, 8)
+    meta = project((4, "interpolation", 16), (5, "interpolation", 16))
+    root = write_export(tmp_path / "same", track(seen(0)), meta=meta, names=("frame_000000.png",))
+    refused(root, "annotations.xml says 16 x 6")
+    job = JOB_META.replace("annotation<", "interpolation<").replace("</meta>", "<original_size></original_size></meta>")
+    job = job.replace("<original_size>", "<original_size><width>16</width><height>6</height>")
+    refused(write_export(tmp_path / "job", track(seen(0)), meta=job, names=("frame_000000.png",)), "says 16 x 6")
 
 
 # --- what is wrong with a file ---
@@ -329,6 +387,11 @@ def test_wrong_files(tmp_path, text, message):
 
 
 def test_no_file(tmp_path):
+    refused(tmp_path, "annotations.xml: there is no such file; name the unpacked export")
+    write_export(tmp_path / "task_1", picture())
+    refused(tmp_path, f"annotations.xml: there is no such file; name {tmp_path / 'task_1'}")
+    assert not recognize(tmp_path)
+    write_export(tmp_path / "task_2", picture())
     refused(tmp_path, "annotations.xml: there is no such file; name the unpacked export")
 
 

@@ -208,7 +208,15 @@ def test_which_annotation_counts(tmp_path):
         task(annotations=[], number=4, image="/data/upload/1/absent.png"),
         task(number=5, image="/data/upload/1/c.png"),
     ]
-    source: DrawingSource = open_label_studio(write_export(tmp_path, *tasks, names=names))
+    with pytest.warns() as said:
+        source: DrawingSource = open_label_studio(write_export(tmp_path, *tasks, names=names))
+    nothing, several = (str(warning.message) for warning in said)
+    assert nothing.endswith(
+        "2 of 5 tasks have no annotation that was not cancelled and are left out, the first is task 3"
+    )
+    assert several.endswith(
+        "1 tasks have several annotations, of which the ground truth, else the first, is taken; the first is task 1"
+    )
     # Tasks 3 and 4 have nothing that counts, so nobody misses their pictures; task 5 was found empty by a person.
     assert [source.read(index).image.name for index in range(len(source))] == ["a.png", "b.png", "c.png"]
     assert source.categories == (DrawnCategory("truth"), DrawnCategory("first"))
@@ -256,6 +264,13 @@ def test_two_tasks_must_not_find_the_same_picture(tmp_path):
     assert len(open_label_studio(apart)) == 2
 
 
+def test_what_names_no_regions_is_recognized_and_refused(tmp_path):
+    content = [{"id": 3, "img": "a.png", "label": [], "annotation_id": 1, "annotator": 1}]
+    (tmp_path / "export.json").write_text(json.dumps(content))
+    assert recognize(tmp_path)
+    refused(tmp_path, "task 3: this is Label Studio's JSON-MIN, which names no regions; export as JSON")
+
+
 def test_recognize(tmp_path):
     root = write_export(tmp_path / "export", task(box(0, 0, 10, 20)))
     assert recognize(root)
@@ -267,7 +282,7 @@ def test_recognize(tmp_path):
     (tmp_path / "coco.json").write_text('{"images": [], "annotations": [], "categories": [], "result": 1}')
     assert not recognize(tmp_path)
     (root / "more.json").write_bytes(next(root.glob("project*.json")).read_bytes())
-    assert not recognize(root)
+    assert recognize(root)
     refused(root, "holds 2 JSON exports of Label Studio; name the file to read")
 
 
@@ -283,6 +298,7 @@ def test_wrong_files(tmp_path):
         ("[]", "export.json: no task has an annotation that was not cancelled"),
         ("[7]", "export.json: task 1 is 7, not an object"),
         ('[{"id": 3, "image": "a.png", "label": []}]', "task 3: this is Label Studio's JSON-MIN"),
+        ('[{"id": 3, "img": "a.png", "annotation_id": 1, "annotator": 1}]', "task 3: this is Label Studio's JSON-MIN"),
         ('[{"id": 3, "annotations": 5}]', "task 3: annotations is 5; expected a list"),
         ('[{"id": 3, "annotations": [5]}]', "task 3: an annotation is 5, not an object"),
         ('[{"id": 3, "annotations": [{"result": null}]}]', "task 3: an annotation: result is None; expected a list"),

@@ -303,6 +303,7 @@ SOLID = encoded(np.ones((2, 2), dtype=bool))
         (shape(points=SQUARE[:1], kind="circle"), "1 points instead of 2"),
         (shape(kind="cuboid"), "('car', cuboid): an unknown kind"),
         (shape(kind=7), "unknown kind"),
+        (shape(" "), "its label is empty; give it the name of a class"),
         (shape(group=[1]), "group_id is [1]"),
         (shape(group=True), "group_id is True"),
         (shape(points=[[1, 1], [2, 2]], kind="mask"), "its mask is missing"),

@@ -5,6 +5,7 @@ from PIL import Image
 
 from thingstuff.data.drawn.lookup import (
     field,
+    find_by_end,
     find_picture,
     find_without_suffix,
     finite,
@@ -76,6 +77,22 @@ def test_pictures(tmp_path):
         InputError, match=r"2 pictures are missing, the first is a; put them into one of .*first/, .*second/$"
     ):
         refuse_missing(["a", "b"], tmp_path / "x.xml", [first, second])
+
+
+def test_pictures_by_the_end_of_their_path(tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    for folder in (first, second / "b"):
+        folder.mkdir(parents=True)
+        (folder / "a.png").touch()
+    (tmp_path / "c.png").touch()
+    for name in ("b/a.png", "/x/b/a.png", "C:\\x\\b\\a.png", "../b/a.png", "x/../b/a.png", "./b//a.png"):
+        assert find_by_end(name, [first, second], "x") == second / "b/a.png"
+    for name in ("a.png", "/a.png", "x/a.png", "b/../a.png"):
+        assert find_by_end(name, [first, second], "x") == first / "a.png"
+    for name in ("../c.png", str(tmp_path / "c.png"), "b/..", "/", "", ".", "C:"):
+        assert find_by_end(name, [first, second], "x") is None
+    with pytest.raises(InputError, match=r"x: the name .* leads out of the export's folder"):
+        find_by_end("a\0.png", [first], "x")
 
 
 def test_sizes_are_those_of_the_upright_picture(tmp_path):

@@ -89,7 +89,7 @@ def test_pairs(tmp_path: Path):
     assert {(piece.category, piece.group): piece.crowd for piece in drawing.pieces}["person", None]
 
 
-@pytest.mark.parametrize("kind", ["8-bit", "16-bit", "palette", "grey with alpha colours"])
+@pytest.mark.parametrize("kind", ["8-bit", "16-bit", "palette", "grey with alpha", "grey with alpha colours"])
 def test_the_kinds_of_png(tmp_path: Path, kind: str):
     classes, objects, palette = CLASSES, OBJECTS.astype(np.uint16) * 1000, None
     if kind == "16-bit":
@@ -98,6 +98,8 @@ def test_the_kinds_of_png(tmp_path: Path, kind: str):
         palette = [number for _ in range(256) for number in (7, 7, 7)]
     root = pairs(tmp_path, objects=objects)
     png(root / "semantic/a.png", classes, palette)
+    if kind == "grey with alpha":
+        png(root / "semantic/a.png", np.stack([CLASSES, np.full_like(CLASSES, 200)], axis=-1))
     if kind == "grey with alpha colours":
         text(root / "labelmap.txt", "road:0,0,0::\ncar:1,0,0::\nperson:2,0,0::\nrest:255,0,0::\n")
         rgba = np.zeros((*SIZE, 4), dtype=np.uint8)
@@ -116,6 +118,44 @@ def test_binary_masks(tmp_path: Path):
     picture(tmp_path / "imgs/a.png")
     png(tmp_path / "masks/a.png", CLASSES == 1)
     assert maps(open_semantic_png(tmp_path).read(0))[0][0] == ["0", "0", "1", "1"]
+
+
+@pytest.mark.parametrize("names", [None, "background\nnucleus\n"])
+@pytest.mark.parametrize("only", [True, False])
+def test_masks_of_0_and_255_alone_are_refused(tmp_path: Path, names: str | None, only: bool):
+    mask = np.full(SIZE, 255, dtype=np.uint8)
+    mask[0] = 255 * only
+    for stem, values in (("a", np.zeros(SIZE, dtype=np.uint8)), ("b", mask)):
+        picture(tmp_path / f"images/{stem}.jpg")
+        png(tmp_path / f"masks/{stem}.png", values)
+    if names is not None:
+        text(tmp_path / "classes.txt", names)
+    thing = "object" if names is None else "nucleus"
+    refused(
+        tmp_path,
+        f"{tmp_path}: all masks have the values 0 and 255 only, as binary masks do, but 255 means void here; name "
+        f"both in {tmp_path / 'classes.txt'} by the lines '0 background' and '255 {thing}', or save the masks with 1",
+        alone=True,
+    )
+    # Both remedies help.
+    text(tmp_path / "classes.txt", f"0 background\n255 {thing}\n")
+    assert maps(open_semantic_png(tmp_path).read(1))[0][2] == [thing] * 4
+    text(tmp_path / "classes.txt", f"background\n{thing}\n")
+    png(tmp_path / "masks/b.png", mask // 255)
+    assert maps(open_semantic_png(tmp_path).read(1))[0][2] == [thing] * 4
+
+
+def test_one_mask_with_another_value_is_enough_for_255_to_be_void(tmp_path: Path):
+    root = pairs(tmp_path, classes=np.full(SIZE, 255, dtype=np.uint8))
+    refused(root, "all masks have the values 0 and 255 only")
+    (root / "semantic/0.png").write_bytes(b"\x89PNG\r\n\x1a\n")  # said when it is read
+    picture(root / "images/0.jpg")
+    png(root / "instance/0.png", OBJECTS)
+    refused(root, "all masks have the values 0 and 255 only")
+    for folder in ("semantic", "instance"):
+        png(root / folder / "z.png", CLASSES)
+    picture(root / "images/z.jpg")
+    assert open_png_pairs(root).read(1).pieces == ()
 
 
 @pytest.mark.parametrize("layout", ["inside", "outside"])
@@ -138,6 +178,9 @@ def test_every_pixel_survives(tmp_path: Path, seed: int, height: int, width: int
     classes = generator.choice(np.array([0, 1, 2, 255], dtype=np.uint8), (height, width))
     objects = generator.choice(np.array([0, 1, 2, 40000], dtype=np.uint16), (height, width))
     root = pairs(tmp_path, classes=classes, objects=objects)
+    picture(root / "images/other.jpg")  # without it, masks of 255 alone are refused
+    png(root / "semantic/other.png", CLASSES)
+    png(root / "instance/other.png", OBJECTS)
     names, groups = maps(open_png_pairs(root).read(0))
     listed = ["road", "car", "person"]
     assert names == [[None if value == 255 else listed[value] for value in row] for row in classes.tolist()]
@@ -162,9 +205,17 @@ def test_files_of_names(tmp_path: Path, content: str, expected: list[str]):
     assert [category.name for category in open_png_pairs(pairs(tmp_path, content)).categories] == expected
 
 
-def test_a_named_255_is_a_class(tmp_path: Path):
-    drawing = open_png_pairs(pairs(tmp_path, "0 road\n1 car\n2 person\n255 sky\n")).read(0)
-    assert maps(drawing)[0][1][3] == "sky"
+@pytest.mark.parametrize(
+    "content", ["0 road\n1 car\n2 person\n255 sky\n", "road\ncar\nperson\n255 sky\n", "255: sky\nroad\ncar\nperson\n"]
+)
+def test_a_named_255_is_a_class(tmp_path: Path, content: str):
+    drawing = open_png_pairs(pairs(tmp_path, content)).read(0)
+    assert maps(drawing)[0][1] == ["person", "person", "person", "sky"]
+
+
+def test_names_may_begin_with_a_number(tmp_path: Path):
+    source = open_png_pairs(pairs(tmp_path, "road\n4 wheels\n2 wheels\n"))
+    assert [category.name for category in source.categories] == ["road", "4 wheels", "2 wheels"]
 
 
 def test_without_names_numbers_and_colours_are_names_and_0_is_one_of_them(tmp_path: Path):
@@ -188,7 +239,6 @@ COLORS = {0: (0, 0, 0), 1: (128, 0, 0), 2: (0, 128, 0), 255: (224, 224, 192)}
 def voc(root: Path, mode: str) -> Path:
     """CVAT's export "Segmentation mask 1.1", with coloured files or palettes."""
     picture(root / "JPEGImages/a.jpg")
-    picture(root / "JPEGImages/not_annotated.jpg")
     rgb = np.array([[COLORS[value] for value in row] for row in CLASSES.tolist()], dtype=np.uint8)
     objects = np.array([[(value * 20, 0, value) for value in row] for row in OBJECTS.tolist()], dtype=np.uint8)
     palette = [channel for number in range(256) for channel in COLORS.get(number, (9, 9, 9))]
@@ -207,8 +257,12 @@ def voc(root: Path, mode: str) -> Path:
 @pytest.mark.parametrize("mode", ["RGB", "P"])
 def test_pascal_voc(tmp_path: Path, mode: str):
     root = voc(tmp_path, mode)
+    picture(root / "JPEGImages/not_annotated.jpg")
     assert png_pairs.recognize(root)
-    source = open_png_pairs(root)
+    with pytest.warns(
+        UserWarning, match=r": 1 of 2 pictures have no mask and are left out, first .*not_annotated\.jpg"
+    ):
+        source = open_png_pairs(root)
     assert source.categories == (
         DrawnCategory("background", color=(0, 0, 0)),
         DrawnCategory("car", color=(128, 0, 0)),
@@ -325,6 +379,39 @@ def test_a_value_without_name_is_counted(tmp_path: Path):
     refused(pairs(tmp_path, "road\ncar\n"), "a.png: 5 pixels have the value 2, which has no name", "classes.txt")
 
 
+def test_coloured_masks_with_names_of_numbers(tmp_path: Path):
+    root = pairs(tmp_path)
+    colors = np.zeros((*SIZE, 3), dtype=np.uint8)
+    colors[0], colors[1] = (128, 0, 7), (1, 1, 1)
+    png(root / "semantic/a.png", colors)
+    labelmap = root / "labelmap.txt"
+    refused(
+        root,
+        f"a.png: is coloured (0,0,0; 1,1,1; 128,0,7), but {root / 'classes.txt'} names numbers; write {labelmap} with "
+        "a line name:r,g,b:: for each colour, or save the mask as grey with those numbers",
+    )
+    text(labelmap, "road:0,0,0::\ncar:1,1,1::\n")
+    refused(
+        root, f"a.png: 4 pixels have the colour 128,0,7, which has no name; add the line name:128,0,7:: to {labelmap}"
+    )
+    text(labelmap, "road:0,0,0::\ncar:1,1,1::\nname:128,0,7::\n")
+    assert maps(open_png_pairs(root).read(0))[0] == [["name"] * 4, ["car"] * 4, ["road"] * 4]
+
+
+@pytest.mark.parametrize(
+    ("values", "keeps"), [((0, 1, 2), True), ((0, 1, 255), True), ((0, 255), False), ((9,), False)]
+)
+def test_coloured_masks_of_greys(tmp_path: Path, values: tuple[int, ...], keeps: bool):
+    root = pairs(tmp_path)
+    colors = np.zeros((*SIZE, 3), dtype=np.uint8)
+    for row, value in enumerate(values):
+        colors[row] = value
+    png(root / "semantic/a.png", colors)
+    refused(
+        root, "save the mask as grey" + (", which keeps its numbers, as R = G = B everywhere" if keeps else " with")
+    )
+
+
 def test_files_that_are_missing(tmp_path: Path):
     root = pairs(tmp_path)
     (root / "instance/a.png").unlink()
@@ -353,7 +440,7 @@ def test_files_that_keep_no_numbers(tmp_path: Path):
     refused(root, "a.png: JPEG changes the numbers")
     (root / "semantic/a.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     refused(root, "a.png: damaged or cut short")
-    Image.new("LA", (4, 3)).save(root / "semantic/a.png")
-    refused(root, "a.png: a picture of mode LA")
+    Image.new("CMYK", (4, 3)).save(root / "semantic/a.png", format="TIFF")
+    refused(root, "a.png: a picture of mode CMYK")
     (root / "classes.txt").write_bytes(b"\xff\xfe\x00")
     refused(root, "classes.txt: cannot be read as text")

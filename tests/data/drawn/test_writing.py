@@ -1,6 +1,7 @@
 import json
 import tracemalloc
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -166,10 +167,10 @@ def test_a_picture_that_the_tool_showed_as_stored(tmp_path: Path):
 def test_maps_do_not_stay_in_memory(tmp_path: Path):
     side, count = 400, 100
     whole = Piece("car", np.ones((side, side), dtype=bool), (0, 0))
-    image = picture(tmp_path / "a.jpg", (side, side))
+    images = [picture(tmp_path / f"{number}.jpg", (side, side)) for number in range(count)]
     tracemalloc.start()
     try:
-        write(tmp_path / "out", *[Drawing(image, (side, side), (whole,))] * count)
+        write(tmp_path / "out", *(Drawing(image, (side, side), (whole,)) for image in images))
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -332,3 +333,16 @@ def test_the_source_is_never_touched(tmp_path: Path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="this is a file"):
         check_out(tmp_path / "file", source, overwrite=True)
+
+
+def test_a_picture_is_annotated_once(tmp_path: Path):
+    first, other = drawing(tmp_path / "a.jpg", CAR), drawing(tmp_path / "b.jpg", ROAD)
+    again = drawing(tmp_path / "a.jpg", replace(ROAD, where="b.json: shapes[0]"))
+    with pytest.raises(
+        InputError, match=r"a\.jpg: is annotated twice, the second time in b\.json: shapes\[0\];"
+    ):
+        write(tmp_path / "out", first, other, again)
+    assert not (tmp_path / "out").exists()
+    summary = write(tmp_path / "out", first, other, again, skip_errors=True)
+    assert [problem.split(": ")[1] for problem in summary.problems] == ["is annotated twice, the second time in b.json"]
+    assert summary.pictures == {"train": 2}

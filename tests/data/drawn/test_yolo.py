@@ -80,7 +80,11 @@ def test_ultralytics_layout(tmp_path: Path):
         "path: ../datasets/of/another/machine\ntrain: images/train\nnames: {0: person, 1: car}\n",
         "path: /absolute/elsewhere\ntrain: [images/train]\nval:\ntest: nowhere\nnames: ['person', 'car']\n",
         "# comment\ntrain: ../images/train  # as Roboflow writes it\nnc: 2\nnames:\n- person\n- car\n",
-        "train: images/train/\nkpt_shape: [17, 3]\nnames:\n  1: car\n",
+        "train: images/train/\nflip_idx: [1, 0]\nnames:\n  1: car\n",
+        '"names": ["person", "car"]\n"train": images/train\n',
+        "{train: images/train, nc: 2, names: [person, car]}\n",
+        "train: images/train\nnames: {'0': person, '1': car}\n",
+        "common: &common {names: [person, car]}\n<<: *common\ntrain: images/train\n",
     ],
 )
 def test_the_ways_to_write_data_yaml(tmp_path: Path, yaml: str):
@@ -111,6 +115,37 @@ def test_lists_of_pictures_as_cvat_writes_them(tmp_path: Path, line: str):
     source = open_yolo(root)
     assert len(source) == 1
     assert source.read(0).pieces[0].category == "car"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "/home/u/yo/images/train/a.jpg",
+        "images\\train\\a.jpg",
+        "C:\\Users\\u\\yo\\images\\train\\a.jpg",
+        "//server/share/yo/images/train/a.jpg",
+        "../elsewhere/a.jpg",
+    ],
+)
+def test_lists_of_another_machine(tmp_path: Path, line: str):
+    root = ultralytics(tmp_path / "here", yaml="train: train.txt\nnames: [person, car]\n")
+    text(root / "train.txt", f"{line}\n")
+    # Outside of the export nothing is looked for.
+    picture(tmp_path / "elsewhere/a.jpg")
+    picture(tmp_path / "a.jpg")
+    if ".." in line:
+        refused(root, "leads out of the list's folder")
+        return
+    assert open_yolo(root).read(0).image == root / "images/train/a.jpg"
+    (root / "images/train/a.jpg").unlink()
+    refused(root, "is not there")
+
+
+def test_names_are_text(tmp_path: Path):
+    yaml = "train: images/train\nnames: [yes, no, on, 1.50, 2024-13-45, 007]\n"
+    source = open_yolo(ultralytics(tmp_path, yaml=yaml))
+    assert list(source.names.values()) == ["yes", "no", "on", "1.50", "2024-13-45", "007"]
+    assert source.read(0).pieces[0].category == "no"
 
 
 # --- classes.txt ---
@@ -185,7 +220,9 @@ def test_where_labels_lie():
     assert label_path(Path("images/images")) == Path("labels/images.txt")
 
 
-@pytest.mark.parametrize("content", ["names: [a]\n", "train: x\n", "a:\n  names: 1\n  train: 2\n", "\xff\x00", ""])
+@pytest.mark.parametrize(
+    "content", ["names: [a]\n", "nc: 2\n", "train: x\n", "a:\n  names: 1\n  train: 2\n", "\xff\x00", ""]
+)
 def test_what_is_not_yolo(tmp_path: Path, content: str):
     (tmp_path / "data.yaml").write_bytes(content.encode("latin-1"))
     assert not recognize(tmp_path)
@@ -266,11 +303,14 @@ def test_a_wrong_line_is_named(tmp_path: Path, line: str, part: str):
     ("yaml", "part"),
     [
         ("names: [a]\ntrain: images/none\n", "train is 'images/none', which is not there"),
-        ("names: [a]\ntrain: 5\n", "train is 5"),
+        ("names: [a]\ntrain: {a: b}\n", "train is {'a': 'b'}"),
+        ("nc: 2\ntrain: images/train\n", "names is missing; write a list of names"),
+        ("names: [null]\ntrain: images/train\n", "entry 0: None"),
+        ("names: [a]\nkpt_shape: [17, 3]\ntrain: images/train\n", "has kpt_shape, so its labels are of poses"),
         ("names: a\ntrain: images/train\n", "names is 'a'"),
         ("names: []\ntrain: images/train\n", "names is []"),
         ("names: {a: b}\ntrain: images/train\n", "entry 'a': 'b'"),
-        ("names: [[1]]\ntrain: images/train\n", "entry 0: [1]"),
+        ("names: [[1]]\ntrain: images/train\n", "entry 0: ['1']"),
         ("names: [a\ntrain: x\n", "not YAML"),
         ("names: !!python/object/apply:os.system [ls]\ntrain: x\n", "not YAML"),
         ("- 1\n", "has no fields"),
@@ -282,6 +322,17 @@ def test_a_wrong_data_yaml_is_named(tmp_path: Path, yaml: str, part: str):
     refused(ultralytics(tmp_path, yaml=yaml), "data.yaml", part)
 
 
+@pytest.mark.parametrize("yaml", ["nc: 2\ntrain: images/train\n", "names: [a\ntrain: x\n"])
+def test_a_wrong_data_yaml_is_recognized(tmp_path: Path, yaml: str):
+    assert find_format(ultralytics(tmp_path, yaml=yaml), None).name == "yolo"
+
+
+def test_all_places_of_a_folder_are_named(tmp_path: Path):
+    root = ultralytics(tmp_path, yaml="path: set\ntrain: ../none\nnames: [a]\n")
+    places = ", ".join(str(place) for place in (root / "set/../none", root / "../none", root / "none"))
+    refused(root, f"which is not there; looked at {places}; correct the path, or put it there")
+
+
 def test_labels_in_another_folder(tmp_path: Path):
     (ultralytics(tmp_path) / "labels").rename(tmp_path / "label")
     refused(tmp_path, "data.yaml: none of 2 pictures has a label file", "labels/train/a.txt", "move the labels there")
@@ -290,7 +341,11 @@ def test_labels_in_another_folder(tmp_path: Path):
 def test_a_list_with_a_missing_picture_and_no_data_yaml(tmp_path: Path):
     root = ultralytics(tmp_path, yaml="train: train.txt\nnames: [a]\n")
     text(root / "train.txt", "images/train/a.jpg\nimages/train/gone.jpg\n")
-    refused(root, "train.txt: the picture 'images/train/gone.jpg' is not there")
+    refused(
+        root,
+        f"train.txt: the picture 'images/train/gone.jpg' is not there; looked at {root / 'images/train/gone.jpg'}, and "
+        f"for ever shorter ends of the path in {root}; put it there, or take the line out",
+    )
     refused(root / "labels", "nothing names the classes", "or give the data.yaml")
     text(root / "train.txt", "images/train/../../../a.jpg\n")
     refused(root, "train.txt: 'images/train/../../../a.jpg' leads out of the list's folder")

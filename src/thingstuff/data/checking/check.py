@@ -199,6 +199,13 @@ def _check_classes(categories: Sequence[ListedCategory], listings: Sequence[List
         listing.files.split: Counter(s.category_id for picture in listing.pictures for s in picture.segments)
         for listing in listings
     }
+    crowds = Counter(
+        segment.category_id
+        for listing in listings
+        for picture in listing.pictures
+        for segment in picture.segments
+        if segment.crowd
+    )
     training = next((split for split in counts if split.startswith("train") and counts[split]), None)
     file = relative(listings[0].files.json, root)
     for category in categories:
@@ -209,6 +216,9 @@ def _check_classes(categories: Sequence[ListedCategory], listings: Sequence[List
         elif training is not None and not any(split.startswith("train") for split in used):
             text = ", ".join(f"{count} in {split}" for split, count in used.items())
             yield Finding(Kind.CLASS_NOT_IN_TRAIN, training, file, f"{name}: segments: {text}")
+        total = sum(used.values())
+        if category.isthing and total and crowds[category.id] == total:
+            yield Finding(Kind.ONLY_CROWDS, None, file, f"{name}: {total} segments in all splits")
 
 
 # --- pixels ---

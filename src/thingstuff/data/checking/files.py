@@ -53,7 +53,9 @@ def find_splits(root: Path, split: str | None = None) -> tuple[SplitFiles, ...]:
 
 def _likely_splits(root: Path) -> list[str]:
     stems = [path.stem for place in (root, root / "annotations") for path in place.glob("panoptic_*.json")]
-    names = {"train", "val", *(stem.removeprefix("panoptic_").removesuffix("2017") for stem in stems)}
+    written = {stem.removeprefix("panoptic_") for stem in stems}
+    # In COCO's layout, train2017 is what the split train is called.
+    names = {"train", "val", *written, *(name.removesuffix("2017") for name in written)}
     names |= {path.name for path in (root / "images").glob("*") if path.is_dir()}
     return sorted(names, key=lambda name: (not name.startswith("train"), name))
 

@@ -86,6 +86,12 @@ class Kind(Enum):
         "a class occurs only outside the training split",
         "move some of its pictures to the training split: it cannot be learned",
     )
+    ONLY_CROWDS = (
+        "only-crowds",
+        "warning",
+        "all segments of a thing class are crowds",
+        "export masks as objects (some tools mark every mask iscrowd 1): nothing is learned from crowds",
+    )
 
     # Pictures as the JSON file lists them.
     DUPLICATE_IMAGE_ID = "duplicate-image-id", "error", "two pictures share an id", "give each its own"

@@ -2,13 +2,18 @@
 
 Understood layouts: a JSON file; a folder with ``annotations/instances_<split>.json`` and pictures in ``<split>/``,
 ``images/<split>/`` or ``images/`` (COCO, CVAT, Label Studio); ``<split>/_annotations.coco.json`` beside its pictures
-(Roboflow). Beside ``instances_<split>.json`` may lie stuff: ``stuff_<split>.json``, or a folder
-``stuff_<split>_pixelmaps`` or ``stuff_<split>`` of PNG files with category ids, named by the categories of
-``stuff_<split>.json`` or by a ``classes.txt`` in the folder.
+(Roboflow); ``annotations.json`` or ``labels.json``, in a folder of its split or not, with pictures beside it, in
+``images/`` or in ``data/`` (FiftyOne). Of the path of a picture the longest end counts that is there. Beside
+``instances_<split>.json`` may lie stuff: ``stuff_<split>.json``, or a folder ``stuff_<split>_pixelmaps`` or
+``stuff_<split>`` of PNG files with category ids, named by the categories of ``stuff_<split>.json`` or by a
+``classes.txt`` in the folder.
 
 Source: https://cocodataset.org/#format-data, https://github.com/nightrome/cocostuff
 """
 
+import re
+import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +23,7 @@ from thingstuff.data.coco_json import read_images
 from thingstuff.data.drawn.drawing import Drawing, DrawnCategory, Piece
 from thingstuff.data.drawn.label_png import pieces_of, read_label_png, read_names
 from thingstuff.data.drawn.lookup import field as checked
-from thingstuff.data.drawn.lookup import find_picture, read_json, read_size, refuse_missing, refuse_repeated
+from thingstuff.data.drawn.lookup import find_by_end, read_json, read_size, refuse_missing, refuse_repeated
 from thingstuff.data.drawn.polygons import Placed, crop, fill_polygons, read_points
 from thingstuff.data.drawn.run_lengths import read_run_lengths
 from thingstuff.data.drawn.splitting import split_name
@@ -27,6 +32,9 @@ from thingstuff.structures import Size
 
 _OTHER_TASKS = ("stuff_", "person_keypoints_", "captions_", "panoptic_", "image_info_")
 _ROBOFLOW = "_annotations.coco.json"
+_IN_SPLITS = ("annotations.json", "labels.json")
+"""Names that a file may have in the folder of its split."""
+_KEY = re.compile(rb'"(\w+)"\s*:')
 _ALL_THINGS = (183, "other")
 """The category that COCO's stuff gives to all pixels of things."""
 
@@ -55,6 +63,7 @@ class _Split:
 @dataclass(frozen=True, slots=True)
 class _Picture:
     identity: int | str
+    file_name: str
     path: Path
     size: Size
     split: _Split
@@ -99,12 +108,11 @@ def open_coco_instances(source: Path) -> CocoInstances:
         raise InputError(f"{source}: no JSON file with images, annotations and categories; give the file or its folder")
     categories: dict[str, DrawnCategory] = {}
     pictures: list[_Picture] = []
+    splits: list[_Split] = []
     for path in files:
         document = _read_lists(path)
         listed = _read_categories(document["categories"], path, isthing=True)
-        word = path.stem.removeprefix("instances_")
-        if path.name == _ROBOFLOW:
-            word = path.parent.name
+        word = _split_word(path)
         stuff = None
         if path.stem.startswith("instances_"):
             stuff, stuff_categories = _find_stuff(path, word)
@@ -112,17 +120,21 @@ def open_coco_instances(source: Path) -> CocoInstances:
                 _merge(categories, each, path)
         for each in listed.values():
             _merge(categories, each, path)
-        known = split_name(word) if split_name(word) in ("train", "val", "test") else None
         split = _Split(
             path,
-            known or (word if path.stem.startswith("instances_") else None),
+            _known_split(word) or (word if path.stem.startswith("instances_") else None),
             {identity: each.name for identity, each in listed.items()},
             _by_picture(document["annotations"], path),
             stuff,
         )
         pictures += _find_pictures(document, split, word)
+        splits.append(split)
     if not pictures:
         raise InputError(f"{files[0]}: 'images' is empty; the data set has no picture")
+    # Two files may list one picture, but under one name: the folders that told two apart would not be there.
+    named = dict.fromkeys((picture.path, picture.file_name) for picture in pictures)
+    refuse_repeated((image for image, _ in named), source)
+    _warn_of_crowds_alone(splits, categories, source)
     return CocoInstances(tuple(categories.values()), tuple(pictures))
 
 
@@ -140,7 +152,28 @@ def _find_files(source: Path) -> list[Path]:
     for named in ("instances_", _ROBOFLOW):
         if any(path.name.startswith(named) for path in found):
             return [path for path in inside if path.name.startswith(named)]
-    return found
+    return found or _find_in_splits(source)
+
+
+def _find_in_splits(source: Path) -> list[Path]:
+    for name in _IN_SPLITS:
+        inside = [path for path in sorted(source.glob(f"*/{name}")) if _known_split(path.parent.name)]
+        if any(_looks_like_instances(path) for path in inside):
+            return inside
+    return []
+
+
+def _split_word(path: Path) -> str:
+    """What a file or its folder calls the split."""
+    folder = path.parent.name
+    if path.name == _ROBOFLOW or (path.name in _IN_SPLITS and _known_split(folder)):
+        return folder
+    return path.stem.removeprefix("instances_")
+
+
+def _known_split(word: str) -> str | None:
+    name = split_name(word)
+    return name if name in ("train", "val", "test") else None
 
 
 def _looks_like_instances(path: Path) -> bool:
@@ -152,10 +185,14 @@ def _looks_like_instances(path: Path) -> bool:
             text += file.read(65536)
     except OSError:
         return False
-    images, annotations, categories = (f'"{key}"'.encode() in text for key in ("images", "annotations", "categories"))
+    # Only keys count: what stands for a name may be any word.
+    keys = set(_KEY.findall(text))
+    images, annotations, categories = (key in keys for key in (b"images", b"annotations", b"categories"))
     # Of a large file whose annotations come first, the list of pictures is out of sight.
-    has_lists = (images and (annotations or categories)) or (annotations and categories and b'"image_id"' in text)
-    other = any(f'"{key}"'.encode() in text for key in ("segments_info", "caption"))
+    has_lists = (images and (annotations or categories)) or (annotations and categories and b"image_id" in keys)
+    # Objects, too, may have an attribute that is called caption.
+    captions = b"caption" in keys and b"segmentation" not in keys
+    other = b"segments_info" in keys or captions
     return text.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"{" and has_lists and not other
 
 
@@ -201,18 +238,42 @@ def _find_pictures(document: Mapping[str, Any], split: _Split, word: str) -> lis
             )
     base = split.path.parent
     roots = [base.parent, base] if base.name.lower() in ("annotations", "labels", "json") else [base]
-    folders = [folder for root in roots for folder in (root / word, root / "images" / word, root / "images", root)]
+    places = (word, f"images/{word}", "images", "", "data")
+    folders = [root / place for root in roots for place in places]
     found: list[_Picture] = []
     missing: list[str] = []
     for identity, (file_name, size) in images.items():
-        path = find_picture(file_name, folders, f"{split.path}: picture {identity!r}")
+        where = f"{split.path}: picture {identity!r}"
+        if not file_name:
+            raise InputError(f"{where}: file_name is empty; write the picture's path inside the export's folder")
+        path = find_by_end(file_name, folders, where)
         if path is None:
             missing.append(file_name)
         else:
-            found.append(_Picture(identity, path, read_size(*size, f"{split.path}: {file_name}"), split))
+            found.append(_Picture(identity, file_name, path, read_size(*size, f"{split.path}: {file_name}"), split))
     refuse_missing(missing, split.path, [folder for folder in folders if folder.is_dir()])
     refuse_repeated((picture.path for picture in found), split.path)
     return found
+
+
+def _warn_of_crowds_alone(splits: Sequence[_Split], categories: Mapping[str, DrawnCategory], source: Path) -> None:
+    """Warn of things that are nothing but crowds of run lengths: tools write masks of single objects so."""
+    counts, crowds = Counter[str](), Counter[str]()
+    for split in splits:
+        for annotation in (each for annotations in split.annotations.values() for each in annotations):
+            identity = annotation.get("category_id")
+            name = split.names.get(identity) if isinstance(identity, int) else None
+            if name is not None and categories[name].isthing:
+                counts[name] += 1
+                crowds[name] += annotation.get("iscrowd") == 1 and isinstance(annotation.get("segmentation"), dict)
+    alone = ", ".join(f"{name} ({count})" for name, count in counts.items() if crowds[name] == count)
+    if alone:
+        warnings.warn(
+            f"{source}: every annotation of these things is a crowd (iscrowd 1) of run lengths, none a single object: "
+            f"{alone}; CVAT and Datumaro mark masks so in COCO files: if they are objects, export polygons, CVAT's own "
+            "XML or Datumaro's own format",
+            stacklevel=3,
+        )
 
 
 def _find_stuff(path: Path, word: str) -> tuple[_Stuff | None, list[DrawnCategory]]:

@@ -3,7 +3,8 @@
 An export is a folder with ``annotations.xml`` and, where pictures were exported too, ``images/``. Shapes are polygons,
 boxes (perhaps turned around their centre), ellipses and masks; what has no area (points, lines, tags) is left out with
 a warning. Of a video, the frames with a visible shape are read; a shape on a frame that says ``outside`` marks where
-its object has left the picture.
+its object has left the picture. Frames are found by the numbers in their names. A task of pictures that was exported as
+a video is refused: its frames are numbered in the order of pictures, whatever their names.
 
 Source: https://docs.cvat.ai/docs/dataset_management/formats/format-cvat
 """
@@ -99,9 +100,9 @@ def _parse(path: Path) -> Element:
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     except FileNotFoundError as error:
-        raise InputError(
-            f"{path}: there is no such file; name the unpacked export, a folder or its XML file"
-        ) from error
+        below = list(path.parent.glob("*/annotations.xml"))
+        remedy = f"name {below[0].parent}" if len(below) == 1 else "name the unpacked export, a folder or its XML file"
+        raise InputError(f"{path}: there is no such file; {remedy}") from error
     except (ElementTree.ParseError, OSError, ValueError, LookupError) as error:
         raise InputError(f"{path}: cannot be read as XML ({error}); export it again") from error
     if root is None or root.tag != "annotations":
@@ -172,13 +173,15 @@ def _read_images(images: Iterable[Element], path: Path, folders: Sequence[Path])
 
 
 def _read_tracks(
-    tracks: Iterable[Element], root: Element, path: Path, folders: Sequence[Path]
+    tracks: Sequence[Element], root: Element, path: Path, folders: Sequence[Path]
 ) -> tuple[ShapedPicture[Element], ...]:
+    by_task = {task: _read_task(task, root, path) for task in dict.fromkeys(map(_task, tracks))}
     frames: defaultdict[int, list[Shape[Element]]] = defaultdict(list)
+    stated: defaultdict[int, set[Size]] = defaultdict(set)
     last_seen: dict[str, list[int]] = {}
     for track in tracks:
         where = f"{path}: track {track.get('id', '?')}"
-        label, group = _label(track, where), _group(track)
+        label, group, video_size = _label(track, where), _group(track), by_task[_task(track)]
         visible = []
         for element in track:
             if element.tag not in _SHAPES:
@@ -188,6 +191,8 @@ def _read_tracks(
                 continue
             visible.append(frame)
             frames[frame].append(Shape(element, label, group, f"{where}, frame {frame}"))
+            if video_size is not None:
+                stated[frame].add(video_size)
         last_seen[where] = visible
     for where, visible in last_seen.items():
         repeated = [frame for frame, count in Counter(visible).items() if count > 1]
@@ -196,14 +201,14 @@ def _read_tracks(
     files = _frame_files(folders)
     missing = [f"frame_{frame:06d}" for frame in sorted(frames) if frame not in files]
     refuse_missing(missing, path, folders)
-    stated = _stated_size(root, path)
     pictures = []
     for frame in sorted(frames):
         size = picture_size(files[frame])
-        if stated is not None and size != stated:
+        other = next(iter(stated[frame] - {size}), None)
+        if other is not None:
             raise InputError(
                 f"{files[frame]}: {size[1]} x {size[0]} pixels (width x height), but {path.name} says "
-                f"{stated[1]} x {stated[0]}; extract the frames at the video's own size"
+                f"{other[1]} x {other[0]}; extract the frames at the video's own size"
             )
         pictures.append(ShapedPicture(files[frame], size, _by_level(frames[frame])))
     return tuple(pictures)
@@ -224,11 +229,27 @@ def _frame_files(folders: Iterable[Path]) -> Mapping[int, Path]:
     return files
 
 
-def _stated_size(root: Element, path: Path) -> Size | None:
-    size = root.find("meta//original_size")
-    if size is None:
-        return None
-    return read_size(size.findtext("height"), size.findtext("width"), f"{path}: original_size")
+def _task(track: Element) -> str:
+    """The task of a track, which only exports of projects name."""
+    return track.get("task_id", "")
+
+
+def _read_task(identity: str, root: Element, path: Path) -> Size | None:
+    """The size of a task's video; None where the file does not say, or says several."""
+    own = [task for task in root.iterfind("meta//task") if task.findtext("id") == identity]
+    described = own or root.findall("meta")
+    if any(mode.text == "annotation" for each in described for mode in each.iter("mode")):
+        name = f"task {identity}" if own else "the task"
+        raise InputError(
+            f"{path}: {name} has the mode 'annotation', so it is no video: its frames are numbered in the order of "
+            "pictures, not by their names; export as 'CVAT for images 1.1'"
+        )
+    sizes = {
+        read_size(size.findtext("height"), size.findtext("width"), f"{path}: original_size")
+        for each in described
+        for size in each.iter("original_size")
+    }
+    return sizes.pop() if len(sizes) == 1 else None
 
 
 def _label(element: Element, where: str) -> str:

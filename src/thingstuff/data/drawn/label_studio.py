@@ -39,6 +39,9 @@ _UNREAD = ("bitmask", "bitmasklabels")
 _UPLOAD_PREFIX = re.compile(r"[0-9a-f]{8}-(.+)")
 """What Label Studio puts before the name of an uploaded picture."""
 
+_MINIMAL = ("annotation_id", "annotator")
+"""Keys of its JSON-MIN, which has no others for regions."""
+
 
 _Value = Mapping[str, Any]
 """Geometry of a region, merged from all its results."""
@@ -49,7 +52,7 @@ _Value = Mapping[str, Any]
 
 def recognize(source: Path) -> bool:
     """Whether this is a JSON export of Label Studio, or a folder with one."""
-    return len(_exports(source)) == 1
+    return bool(_exports(source))
 
 
 def _exports(source: Path) -> list[Path]:
@@ -61,6 +64,8 @@ def _exports(source: Path) -> list[Path]:
 
 
 def _is_export(path: Path) -> bool:
+    if json_begins(path, _MINIMAL):
+        return True  # refused with the reason when it is opened
     return json_begins(path, ("annotations", "result")) and not json_begins(path, ("images", "categories"))
 
 
@@ -84,12 +89,19 @@ def open_label_studio(source: Path) -> ShapeSource[_Value]:
     folders = [path.parent / "images", path.parent, path.parent / "media"]
     pictures: list[ShapedPicture[_Value]] = []
     missing, left_out = [], Counter[str]()
+    unlabelled: list[str] = []
+    several: list[str] = []
     found: dict[Path, str] = {}
     for position, task in enumerate(document):
-        where = f"{path}: task {task.get('id', position + 1) if isinstance(task, dict) else position + 1}"
-        results = _choose_results(task, where)
-        if results is None:
+        where = f"{path}: {_task_name(task, position)}"
+        kept = _kept_results(task, where)
+        if not kept:
+            unlabelled.append(_task_name(task, position))
             continue
+        if len(kept) > 1:
+            several.append(_task_name(task, position))
+        # The first of the highest: ground truth before others, in the order of the file.
+        results = max(kept, key=lambda entry: entry[0])[1]
         address = _address(field(task, "data", dict, where), where)
         image = _find(address, folders, where)
         if image is None:
@@ -97,13 +109,19 @@ def open_label_studio(source: Path) -> ShapeSource[_Value]:
             continue
         if image in found:
             raise InputError(f"{where}: its picture is {image}, as that of {found[image]}; keep folders apart, or one")
-        found[image] = f"task {task.get('id', position + 1)}"
+        found[image] = _task_name(task, position)
         sized = _read_regions(results, where, left_out)
         size = _common_size(sized) if sized else picture_size(image)
         pictures.append(ShapedPicture(image, size, tuple(region for region, _ in sized)))
     refuse_missing(missing, path, folders)
     if not pictures:
         raise InputError(f"{path}: no task has an annotation that was not cancelled; annotate, then export as JSON")
+    if unlabelled:
+        count = f"{len(unlabelled)} of {len(document)} tasks have no annotation that was not cancelled"
+        warnings.warn(f"{path}: {count} and are left out, the first is {unlabelled[0]}", stacklevel=2)
+    if several:
+        count = f"{len(several)} tasks have several annotations, of which the ground truth, else the first, is taken"
+        warnings.warn(f"{path}: {count}; the first is {several[0]}", stacklevel=2)
     if left_out:
         listed = ", ".join(f"{count} of the kind {kind}" for kind, count in left_out.items())
         warnings.warn(f"{path}: results without an area are left out: {listed}", stacklevel=2)
@@ -111,9 +129,13 @@ def open_label_studio(source: Path) -> ShapeSource[_Value]:
     return ShapeSource(tuple(DrawnCategory(name) for name in names), tuple(pictures), _decode)
 
 
-def _choose_results(task: Any, where: str) -> Sequence[Any] | None:
-    """The results of the annotation that counts; None where there is none."""
-    if isinstance(task, dict) and "annotations" not in task and "image" in task:
+def _task_name(task: Any, position: int) -> str:
+    return f"task {task.get('id', position + 1) if isinstance(task, dict) else position + 1}"
+
+
+def _kept_results(task: Any, where: str) -> list[tuple[bool, Sequence[Any]]]:
+    """The results of every annotation that was not cancelled, and whether it is the ground truth."""
+    if isinstance(task, dict) and "annotations" not in task and ("image" in task or "annotation_id" in task):
         raise InputError(f"{where}: this is Label Studio's JSON-MIN, which names no regions; export as JSON")
     annotations = field(task, "annotations", list, where)
     kept = []
@@ -121,8 +143,7 @@ def _choose_results(task: Any, where: str) -> Sequence[Any] | None:
         results = field(annotation, "result", list, f"{where}: an annotation")
         if not annotation.get("was_cancelled"):
             kept.append((bool(annotation.get("ground_truth")), results))
-    # The first of the highest: ground truth before others, in the order of the file.
-    return max(kept, key=lambda entry: entry[0])[1] if kept else None
+    return kept
 
 
 def _read_regions(results: Sequence[Any], where: str, left_out: Counter[str]) -> list[tuple[Shape[_Value], Size]]:

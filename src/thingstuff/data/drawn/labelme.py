@@ -202,6 +202,8 @@ def _suffix(content: bytes, path: Path) -> str:
 
 def _read_shape(shape: Any, size: Size, where: str) -> Piece | None:
     label = field(shape, "label", str, where)
+    if not label.strip():
+        raise InputError(f"{where}: its label is empty; give it the name of a class in labelme")
     kind = shape.get("shape_type") or "polygon"  # old files have none
     where = f"{where} ({label!r}, {kind})"
     group = shape.get("group_id")

@@ -132,6 +132,28 @@ def find_picture(name: str, folders: Sequence[Path], where: str) -> Path | None:
     return next((folder / path for folder in folders if is_file(folder / path)), None)
 
 
+def find_by_end(name: str, folders: Sequence[Path], where: str) -> Path | None:
+    """The picture at the longest end of a path that is there: folders above it may be those of another machine.
+
+    Args:
+        name: Path as the export writes it; it may be absolute, or lead out of the export's folder.
+        folders: Where to look, and nowhere else.
+        where: What to call the picture in messages.
+
+    Returns:
+        None where no folder has any end of the path.
+
+    Raises:
+        InputError: No file can have this name.
+    """
+    parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".")]
+    ends = (parts[begin:] for begin in range(len(parts)))
+    # What begins with a drive, or leads out of a folder, is of the other machine.
+    inside = ("/".join(end) for end in ends if ".." not in end and not end[0].endswith(":"))
+    found = (find_picture(end, folders, where) for end in inside)
+    return next((image for image in found if image is not None), None)
+
+
 def is_file(path: Path) -> bool:
     """Whether there is a file; there is none of a name that is too long for the system."""
     try:

@@ -5,7 +5,8 @@ split, or all in a folder for every split; Pascal VOC's ``JPEGImages/``, ``Segme
 ``SegmentationObject/`` and ``ImageSets/Segmentation/<split>.txt``, as CVAT, Datumaro and labelme write it.
 """
 
-from collections.abc import Collection, Iterator
+import warnings
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,7 +70,7 @@ class PngFolders:
     def read(self, index: int) -> Drawing:
         """Decode the PNG files of one picture."""
         entry = self.entries[index]
-        values, names = semantic_values(read_label_png(entry.semantic), self.names)
+        values, names = semantic_values(read_label_png(entry.semantic), self.names, str(entry.semantic))
         objects = None
         if entry.instance is not None:
             objects = read_label_png(entry.instance).values
@@ -91,10 +92,11 @@ def recognize_png_folders(source: Path, with_instances: bool) -> bool:
 
 
 def open_png_folders(source: Path, with_instances: bool) -> PngFolders:
-    """Open folders of PNG files. Pictures without a semantic PNG file are left out.
+    """Open folders of PNG files. Pictures without a semantic PNG file are left out, with a warning.
 
     Raises:
-        InputError: A folder or file is missing, or no file says what the values mean and one of them is damaged.
+        InputError: A folder or file is missing, no file says what the values mean and one of them is damaged, or all
+            values are 0 and 255, and 255 has no name.
     """
     wanted = f"{source}: no folders images/ and semantic/{' and instance/' if with_instances else ''} with PNG files"
     found = list(_find_folders(source))
@@ -104,7 +106,14 @@ def open_png_folders(source: Path, with_instances: bool) -> PngFolders:
         raise InputError(f"{wanted}; give the folder that holds them")
     lists = _read_lists(source)
     entries = [entry for folders in found for entry in _find_entries(folders, with_instances, lists)]
+    if left_out := _pictures_without_mask(found, entries):
+        warnings.warn(
+            f"{source}: {len(left_out)} of {len(left_out) + len(entries)} pictures have no mask and are left out, "
+            f"first {left_out[0]}",
+            stacklevel=3,
+        )
     names = next((read for place in _name_places(source, found) if (read := read_names(place)) is not None), None)
+    _refuse_binary(entries, names, source)
     if names is None:
         values = sorted({name for entry in entries for name in _used_names(entry)}, key=lambda name: (len(name), name))
         return PngFolders(tuple(DrawnCategory(name) for name in values), tuple(entries), None)
@@ -195,6 +204,37 @@ def _find_entries(folders: _Folders, with_instances: bool, lists: dict[str, str]
         yield _Entry(pictures[key], semantic, instance, lists.get(key.as_posix()) or inner or folders.split)
 
 
+def _pictures_without_mask(found: Sequence[_Folders], entries: Sequence[_Entry]) -> list[Path]:
+    used = {entry.image for entry in entries}
+    pictures = [path for folders in found for path in _files_by_name(folders.images, PICTURE_SUFFIXES).values()]
+    return [path for path in pictures if path not in used]
+
+
+def _refuse_binary(entries: Sequence[_Entry], names: ValueNames | None, source: Path) -> None:
+    """Refuse masks of 0 and 255 alone, whose objects would be void. The first with another value ends the search."""
+    any_object = False
+    for entry in entries:
+        try:
+            png = read_label_png(entry.semantic)
+        except InputError:
+            continue  # said when the picture is read
+        if png.colored:
+            return
+        values, named = semantic_values(png, names, str(entry.semantic))
+        objects = values == 255
+        if named.get(255, "") is not None or not (objects | (values == 0)).all():
+            return
+        any_object = any_object or bool(objects.any())
+    if any_object:
+        by_value = {} if names is None else names.by_value
+        path = source / "classes.txt" if names is None else names.path
+        raise InputError(
+            f"{source}: all masks have the values 0 and 255 only, as binary masks do, but 255 means void here; name "
+            f"both in {path} by the lines '0 {by_value.get(0, 'background')}' and '255 {by_value.get(1, 'object')}', "
+            "or save the masks with 1 instead of 255"
+        )
+
+
 def _name_places(source: Path, found: list[_Folders]) -> Iterator[Path]:
     yield source
     for folders in found:
@@ -203,5 +243,5 @@ def _name_places(source: Path, found: list[_Folders]) -> Iterator[Path]:
 
 
 def _used_names(entry: _Entry) -> set[str]:
-    values, names = semantic_values(read_label_png(entry.semantic), None)
+    values, names = semantic_values(read_label_png(entry.semantic), None, str(entry.semantic))
     return {name for value in np.unique(values).tolist() if (name := names[value]) is not None}

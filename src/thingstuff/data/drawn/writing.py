@@ -196,12 +196,14 @@ def _write_pictures(
     progress: Progress,
 ) -> list[_Written]:
     names, written = PictureNames(), []
+    annotated: set[Path] = set()
     # Compressing maps is half of the work, and leaves Python to others: it is done by threads.
     with ThreadPoolExecutor(_WRITERS) as pool:
         saved: deque[Future[None]] = deque()
         for index in progress(range(len(source)), "converting", len(source)):
             try:
                 drawing = fit_to_picture(source.read(index))
+                _refuse_repeated(drawing, annotated)
                 if conversion.split_things:
                     drawing = split_things(drawing, table)
                 painting = paint(drawing, table.by_name, conversion.overlap)
@@ -222,6 +224,20 @@ def _write_pictures(
         for each in saved:
             each.result()
     return written
+
+
+def _refuse_repeated(drawing: Drawing, annotated: set[Path]) -> None:
+    """Refuse a second annotation of a picture, whose file is added to those that have one.
+
+    Raises:
+        InputError: The picture is among them.
+    """
+    if drawing.image in annotated:
+        where = next((f", the second time in {piece.where}" for piece in drawing.pieces if piece.where), "")
+        raise InputError(
+            f"{drawing.image}: is annotated twice{where}; remove one of the annotations, or convert their files apart"
+        )
+    annotated.add(drawing.image)
 
 
 def split_things(drawing: Drawing, table: LabelTable) -> Drawing:

@@ -4,7 +4,8 @@ Coordinates are shares of width and height. Understood layouts: ``data.yaml``, o
 ``val`` and ``test`` name folders of pictures or text files that list them; else, as Label Studio writes it, a folder
 with ``images/``, ``labels/`` and ``classes.txt``, which has the name of a class in each line, perhaps with a folder for
 each split in both. The labels of ``images/a.jpg`` lie in ``labels/a.txt``, else beside the picture; a picture without
-labels has no object.
+labels has no object. Lists may have the paths of another machine, whose ends are looked for in the folder of
+``data.yaml``.
 
 Source: https://docs.ultralytics.com/datasets/segment/
 """
@@ -18,10 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 
 from thingstuff.data.drawn.drawing import Drawing, DrawnCategory, Piece
 from thingstuff.data.drawn.label_png import NAME_FILES
-from thingstuff.data.drawn.lookup import is_file, picture_size
+from thingstuff.data.drawn.lookup import find_by_end, is_file, picture_size
 from thingstuff.data.drawn.polygons import fill_polygons, read_points
 from thingstuff.data.drawn.splitting import split_name
 from thingstuff.data.images import is_picture
@@ -71,13 +73,13 @@ def recognize(source: Path) -> bool:
     """Whether there is a YAML file that names classes and a folder of pictures, or text files of outlines."""
     try:
         path = _find_yaml(source)
-        text = "" if path is None else path.read_text(encoding="utf-8")
-        if path is None and source.is_dir():
-            return _has_outlines(source)
+        if path is None:
+            return source.is_dir() and _has_outlines(source)
+        keys = _top_keys(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError):
         return False
-    keys = {line.split(":")[0].strip() for line in text.splitlines() if ":" in line and not line[:1].isspace()}
-    return "names" in keys and not keys.isdisjoint(_SPLITS)
+    # A file that only counts its classes is one of YOLO as well; opening it asks for the names.
+    return not keys.isdisjoint(("names", "nc")) and not keys.isdisjoint(_SPLITS)
 
 
 def open_yolo(source: Path) -> YoloSegmentation:
@@ -90,6 +92,11 @@ def open_yolo(source: Path) -> YoloSegmentation:
     pictures: list[tuple[Path, str | None]]
     if path is not None:
         content = _read_yaml(path)
+        if content.get("kpt_shape") is not None:
+            raise InputError(
+                f"{path}: has kpt_shape, so its labels are of poses, which have no outlines; export segmentation, or "
+                "take the line out if the labels are outlines"
+            )
         names = _read_class_names(content.get("names"), path)
         pictures = [
             (picture, split)
@@ -149,14 +156,30 @@ def _yaml_files(folder: Path) -> list[Path]:
     return sorted(path for suffix in ("yaml", "yml") for path in folder.glob(f"*.{suffix}"))
 
 
+class _TextLoader(yaml.SafeLoader):
+    """Reads plain words as text, and nothing as None: classes may be named yes and no, or 1.50."""
+
+
+_TextLoader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag.endswith((":null", ":merge"))]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
+def _top_keys(text: str) -> set[Any]:
+    """The keys of a YAML file, also of a damaged one: what is wrong with it is said when it is opened."""
+    try:
+        content = yaml.load(text, _TextLoader)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return {line.split(":")[0].strip() for line in text.splitlines() if ":" in line and not line[:1].isspace()}
+    return set(content) if isinstance(content, dict) else set()
+
+
 def _read_yaml(path: Path) -> dict[str, Any]:
+    text = _read_text(path)
     try:
-        import yaml
-    except ImportError as error:
-        raise InputError(f"{path}: reading YAML needs the package PyYAML; run pip install pyyaml") from error
-    try:
-        content = yaml.safe_load(_read_text(path))
-    except (yaml.YAMLError, RecursionError) as error:
+        content = yaml.load(text, _TextLoader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: not YAML ({' '.join(str(error).split())}); correct the line") from error
     if not isinstance(content, dict):
         raise InputError(f"{path}: has no fields; it needs names, train and val")
@@ -174,11 +197,12 @@ def _read_class_names(names: Any, path: Path) -> dict[int, str]:
     """Names by number, from a list or from a table; numbers may be names, too."""
     numbered = dict(enumerate(names)) if isinstance(names, list) else names
     if not isinstance(numbered, dict) or not numbered:
-        raise InputError(f"{path}: names is {names!r}; write a list of names, or a table of numbers and names")
+        found = "missing" if names is None else repr(names)
+        raise InputError(f"{path}: names is {found}; write a list of names, or a table of numbers and names")
     for number, name in numbered.items():
-        if type(number) is not int or number < 0 or not isinstance(name, str | int | float):
+        if not str(number).isdecimal() or not isinstance(name, str):
             raise InputError(f"{path}: names has the entry {number!r}: {name!r}; write a number and a name")
-    return {number: str(name) for number, name in numbered.items()}
+    return {int(number): name for number, name in numbered.items()}
 
 
 def _listed(value: Any, split: str, path: Path) -> list[str]:
@@ -198,21 +222,38 @@ def _find_pictures(entry: str, root: Any, split: str, path: Path) -> Iterator[Pa
     if place is None:
         if split == "test":
             return  # often named, rarely there
-        raise InputError(f"{path}: {split} is {entry!r}, which is not there; looked at {candidates[0]}")
+        raise InputError(
+            f"{path}: {split} is {entry!r}, which is not there; looked at {_list_places(candidates)}; correct the "
+            "path, or put it there"
+        )
     if place.is_dir():
         yield from sorted(p for p in place.rglob("*") if is_picture(p))
         return
     for line in _read_text(place).splitlines():
         if line.strip():
-            if ".." in Path(line.strip()).parts:
-                raise InputError(f"{place}: {line.strip()!r} leads out of the list's folder; write a path inside it")
             # Lists of CVAT begin at the folder of data.yaml, those with ./ at the list's own.
-            listed = [folder / line.strip() for folder in (place.parent, *named, base)]
-            listed.append(base / line.strip().removeprefix("data/"))
-            picture = next((each for each in listed if is_file(each)), None)
-            if picture is None:
-                raise InputError(f"{place}: the picture {line.strip()!r} is not there; looked at {listed[0]}")
-            yield picture
+            yield _find_listed(line.strip(), place, (place.parent, *named, base))
+
+
+def _find_listed(line: str, place: Path, folders: Sequence[Path]) -> Path:
+    """The picture of a line in a list; the last folder is that of ``data.yaml``."""
+    if ".." in line.replace("\\", "/").split("/"):
+        raise InputError(f"{place}: {line!r} leads out of the list's folder; write a path inside it")
+    listed = [folder / line for folder in folders]
+    picture = next((each for each in listed if is_file(each)), None)
+    if picture is None:
+        # A list of another machine has the folders of that machine before those of the export; CVAT's has data/.
+        picture = find_by_end(line, folders[-1:], f"{place}: {line}")
+    if picture is None:
+        raise InputError(
+            f"{place}: the picture {line!r} is not there; looked at {_list_places(listed)}, and for ever shorter ends "
+            f"of the path in {folders[-1]}; put it there, or take the line out"
+        )
+    return picture
+
+
+def _list_places(places: Sequence[Path]) -> str:
+    return ", ".join(map(str, dict.fromkeys(places)))
 
 
 # --- classes.txt ---
