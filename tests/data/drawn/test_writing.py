@@ -338,9 +338,7 @@ def test_the_source_is_never_touched(tmp_path: Path):
 def test_a_picture_is_annotated_once(tmp_path: Path):
     first, other = drawing(tmp_path / "a.jpg", CAR), drawing(tmp_path / "b.jpg", ROAD)
     again = drawing(tmp_path / "a.jpg", replace(ROAD, where="b.json: shapes[0]"))
-    with pytest.raises(
-        InputError, match=r"a\.jpg: is annotated twice, the second time in b\.json: shapes\[0\];"
-    ):
+    with pytest.raises(InputError, match=r"a\.jpg: is annotated twice, the second time in b\.json: shapes\[0\];"):
         write(tmp_path / "out", first, other, again)
     assert not (tmp_path / "out").exists()
     summary = write(tmp_path / "out", first, other, again, skip_errors=True)
