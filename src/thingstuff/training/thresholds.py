@@ -17,6 +17,7 @@ from thingstuff.data.loader import PictureSource
 from thingstuff.data.transforms import target_size
 from thingstuff.evaluation.pq import PictureMatch, Score, match_picture, panoptic_quality
 from thingstuff.model.build import build_fusion
+from thingstuff.model.tabulate import smallest_stuff
 from thingstuff.predict import Model
 from thingstuff.recipe import derive
 from thingstuff.recipe_model import FusionConfig
@@ -87,19 +88,23 @@ def rate(
     model = Model(shown, device=device, short_side=short_side)
     runtime = TorchRuntime(model.network)
     region, labels = checkpoint.recipe.model.region, source.labels
-    ways = [build_fusion(fusion, region, labels) for fusion in fusions]
-    matches: list[list[PictureMatch]] = [[] for _ in fusions]
+    # Small stuff can leave a finished map: one that keeps all of it serves every limit.
+    whole = {fusion: fusion.model_copy(update={"stuff_area": 0}) for fusion in fusions}
+    ways = {fusion: build_fusion(fusion, region, labels) for fusion in dict.fromkeys(whole.values())}
+    matches: dict[FusionConfig, list[PictureMatch]] = {fusion: [] for fusion in fusions}
     count = min(_PICTURES, len(source))
     for place in progress(range(count), count):
         sample = source.read(place * len(source) // count)
         truth, original = panoptic_truth(sample, labels), (sample.image.shape[0], sample.image.shape[1])
         size = target_size(original, model.short_side, model.max_side)
         outputs = runtime.outputs(sample.image, size)
-        for way, found in zip(ways, matches, strict=True):
-            assert way is not None
-            panoptic = to_panoptic(way(outputs, 0, size, original), labels)
-            found.append(match_picture(truth, panoptic, picture=sample.file_name))
-    return [Rated(fusion, panoptic_quality(found, labels)) for fusion, found in zip(fusions, matches, strict=True)]
+        made = {fusion: way(outputs, 0, size, original) for fusion, way in ways.items() if way is not None}
+        for fusion, found in matches.items():
+            smallest = smallest_stuff(fusion.stuff_area, fusion.stuff_frame, size, original)
+            maps = made[whole[fusion]]
+            kept = replace(maps, valid=maps.valid & ((maps.labels >= labels.num_stuff) | (maps.areas >= smallest)))
+            found.append(match_picture(truth, to_panoptic(kept, labels), picture=sample.file_name))
+    return [Rated(fusion, panoptic_quality(found, labels)) for fusion, found in matches.items()]
 
 
 def best_of(rated: Sequence[Rated]) -> Rated:
