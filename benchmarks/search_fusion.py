@@ -10,8 +10,8 @@ import argparse
 from pathlib import Path
 
 from thingstuff.checkpoint import load_checkpoint
+from thingstuff.thresholds import THRESHOLDS, candidates, rate
 from thingstuff.training.sources import open_evaluation_source
-from thingstuff.training.thresholds import THRESHOLDS, candidates, rate
 
 
 def main() -> None:

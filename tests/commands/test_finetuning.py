@@ -19,7 +19,7 @@ from thingstuff.recipe import FilesConfig, Recipe, derive
 from thingstuff.recipe_model import FusionConfig
 from thingstuff.recipes.finetune import Machine
 from thingstuff.structures import encode_ids
-from thingstuff.training.thresholds import Rated
+from thingstuff.thresholds import Rated
 
 SMALL = (
     "--optim.batch-size 2 --schedule.steps 2 --model.backbone.name test_resnet --model.backbone.norm group "

@@ -369,13 +369,15 @@ def headlines(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return values
 
 
-def test_training_stops_early_and_keeps_the_best(tiny_recipe: Recipe, tmp_path: Path, headlines: list[float]) -> None:
+def test_training_stops_early_and_keeps_the_last_of_the_best(
+    tiny_recipe: Recipe, tmp_path: Path, headlines: list[float]
+) -> None:
     recipe = derive(tiny_recipe, schedule__early_stopping=2, schedule__evaluate_every=1)
     best = train(recipe, Run(tmp_path))
     assert [row["step"] for row in read_rows(tmp_path / "evaluations.csv")] == ["1", "2", "3", "4"]
     assert len(read_rows(tmp_path / "steps.csv")) == 4 < len(headlines)
     assert best == tmp_path / "best.safetensors"
-    assert load_checkpoint(best).metrics["step"] == 2
+    assert load_checkpoint(best).metrics["step"] == 3
     assert load_checkpoint(tmp_path / "last.safetensors").metrics["step"] == 4
     train(recipe, Run(tmp_path, resume=True))
     assert len(read_rows(tmp_path / "steps.csv")) == 4

@@ -19,10 +19,10 @@ from thingstuff.published import published_checkpoint
 from thingstuff.recipe import FilesConfig, Recipe, derive, read_recipe
 from thingstuff.recipes import tiny_facades
 from thingstuff.recipes.finetune import DataProfile, Machine, finetune
+from thingstuff.thresholds import THRESHOLDS, best_of, candidates, rate
 from thingstuff.training.profile import measure_profile, this_machine
 from thingstuff.training.run import Run
 from thingstuff.training.sources import is_first_process, open_evaluation_source
-from thingstuff.training.thresholds import THRESHOLDS, best_of, candidates, rate
 
 _PUBLISHED = "coco/panoptic-fpn-r50-3x"
 _GIVEN = "as given"

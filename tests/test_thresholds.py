@@ -11,7 +11,7 @@ from thingstuff.evaluation.pq import Score
 from thingstuff.predict import Model
 from thingstuff.recipe import derive
 from thingstuff.recipe_model import FusionConfig
-from thingstuff.training.thresholds import Rated, best_of, candidates, rate
+from thingstuff.thresholds import Rated, best_of, candidates, rate
 
 SCENES = SceneSource(seed=7, count=4, size=(96, 128))
 
