@@ -63,7 +63,6 @@ class _Split:
 @dataclass(frozen=True, slots=True)
 class _Picture:
     identity: int | str
-    file_name: str
     path: Path
     size: Size
     split: _Split
@@ -131,9 +130,7 @@ def open_coco_instances(source: Path) -> CocoInstances:
         splits.append(split)
     if not pictures:
         raise InputError(f"{files[0]}: 'images' is empty; the data set has no picture")
-    # Two files may list one picture, but under one name: the folders that told two apart would not be there.
-    named = dict.fromkeys((picture.path, picture.file_name) for picture in pictures)
-    refuse_repeated((image for image, _ in named), source)
+    refuse_repeated((picture.path for picture in pictures), source)
     _warn_of_crowds_alone(splits, categories, source)
     return CocoInstances(tuple(categories.values()), tuple(pictures))
 
@@ -250,7 +247,7 @@ def _find_pictures(document: Mapping[str, Any], split: _Split, word: str) -> lis
         if path is None:
             missing.append(file_name)
         else:
-            found.append(_Picture(identity, file_name, path, read_size(*size, f"{split.path}: {file_name}"), split))
+            found.append(_Picture(identity, path, read_size(*size, f"{split.path}: {file_name}"), split))
     refuse_missing(missing, split.path, [folder for folder in folders if folder.is_dir()])
     refuse_repeated((picture.path for picture in found), split.path)
     return found
