@@ -2,11 +2,14 @@
 
     python benchmarks/ablation.py upsnet --out runs/ablation
     python benchmarks/ablation.py panet --out runs/ablation
+    python benchmarks/ablation.py facades --data ROOT --out runs/ablation
+    python benchmarks/ablation.py nuclei --data ROOT --out runs/ablation
 
-Scenes, the same number of steps, the same seeds and so the same pictures in the same order. As the papers begin with a
-backbone that knows ImageNet, all networks here begin with the backbone of the bundled `tiny-scenes`, and learn all
-else from nothing. Every run is kept: called again with the same folder, the script goes on where it stopped. UPSNet's
-networks are judged twice, with their panoptic head and with Panoptic FPN's heuristic on the same weights.
+`upsnet` and `panet` learn scenes; `facades` and `nuclei`, with the parts of both, learn the pictures of a folder. The
+same number of steps, the same seeds and so the same pictures in the same order. As the papers begin with a backbone
+that knows ImageNet, all networks here begin with the backbone of the bundled network for these pictures, and learn all
+else from nothing. Every run is kept: called again with the same folder, the script goes on where it stopped. Networks
+with UPSNet's panoptic head are judged twice, with it and with Panoptic FPN's heuristic on the same weights.
 """
 
 import argparse
@@ -17,15 +20,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from thingstuff.checkpoint import load_checkpoint, save_checkpoint
-from thingstuff.data.scenes import SceneSource
+from thingstuff.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from thingstuff.evaluate import Evaluation, evaluate_pictures
 from thingstuff.predict import Model
 from thingstuff.recipe import Recipe, derive
 from thingstuff.recipe_model import BottomUpConfig, FusionConfig
-from thingstuff.recipes import tiny_scenes, tiny_scenes_upsnet
+from thingstuff.recipes import tiny_facades, tiny_nuclei, tiny_scenes, tiny_scenes_upsnet
 from thingstuff.training.loop import train
 from thingstuff.training.run import Run
+from thingstuff.training.sources import open_evaluation_source
 
 Numbers = dict[str, float]
 """What one run gave, by name."""
@@ -75,68 +78,103 @@ def panet_variants() -> dict[str, Recipe]:
     }
 
 
-VARIANTS: Mapping[str, Callable[[], dict[str, Recipe]]] = {"upsnet": upsnet_variants, "panet": panet_variants}
+def part_variants(baseline: Recipe) -> dict[str, Recipe]:
+    """A Panoptic FPN, with each part of UPSNet and PANet alone, and with all."""
+    fusion = baseline.model.fusion
+    assert fusion is not None
+    upsnet = {
+        "model__semantic": tiny_scenes_upsnet().model.semantic,
+        # Of detections that may enter the map, and of how much of one may be hidden: UPSNet's.
+        "model__fusion": FusionConfig(
+            kind="panoptic_logits",
+            score_threshold=0.6,
+            overlap_threshold=0.3,
+            stuff_area=fusion.stuff_area,
+            stuff_frame=fusion.stuff_frame,
+        ),
+        "loss__roi_semantic_weight": 1.0,
+        "loss__panoptic_weight": 0.5,
+    }
+    bottom_up = {"model__neck__bottom_up": BottomUpConfig()}
+    adaptive = {"model__region__pool": "adaptive"}
+    fused = {"model__region__mask_head__kind": "fused"}
+    return {
+        "Panoptic FPN": baseline,
+        "+ UPSNet's semantic and panoptic head": derive(baseline, **upsnet),
+        "+ bottom-up path": derive(baseline, **bottom_up),
+        "+ adaptive pooling": derive(baseline, **adaptive),
+        "+ fully connected fusion": derive(baseline, **fused),
+        "all together": derive(baseline, **upsnet, **bottom_up, **adaptive, **fused),
+    }
+
+
+VARIANTS: Mapping[str, tuple[str, Callable[[], dict[str, Recipe]]]] = {
+    "upsnet": ("tiny-scenes", upsnet_variants),
+    "panet": ("tiny-scenes", panet_variants),
+    "facades": ("tiny-facades", lambda: part_variants(tiny_facades())),
+    "nuclei": ("tiny-nuclei", lambda: part_variants(tiny_nuclei())),
+}
+"""By name: the bundled network with whose backbone all begin, and the networks."""
 
 
 def main() -> None:
     """Train what is missing, then print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("system", choices=list(VARIANTS))
+    parser.add_argument("what", choices=list(VARIANTS))
+    parser.add_argument("--data", type=Path, help="root of the pictures that facades and nuclei need")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=150)
     parser.add_argument("--seeds", type=int, default=3)
     options = parser.parse_args()
-    variants = VARIANTS[options.system]()
+    bundled, make_variants = VARIANTS[options.what]
+    variants = make_variants()
+    merge = next(iter(variants.values())).model.fusion
     results: dict[str, list[Numbers]] = {name: [] for name in variants}
-    backbone = save_backbone(options.out / "backbone.safetensors")
+    backbone = save_backbone(bundled, options.out / f"{bundled}-backbone.safetensors")
     # Seed by seed, so that a table of fewer seeds stands early.
     for seed in range(options.seeds):
         for number, (name, recipe) in enumerate(variants.items()):
-            folder = options.out / options.system / f"{number}_seed{seed}"
-            results[name].append(run(recipe, folder, options.steps, seed, backbone))
+            folder = options.out / options.what / f"{number}_seed{seed}"
+            place = Run(folder, data=options.data, init=backbone, seed=seed, resume=folder.exists())
+            results[name].append(run(derive(recipe, schedule__steps=options.steps), place, merge))
     print_table(results)
 
 
-def save_backbone(file: Path) -> Path:
-    """Write the bundled network's backbone as a checkpoint of its own."""
-    bundled = load_checkpoint("tiny-scenes")
-    weights = {name: tensor for name, tensor in bundled.weights.items() if name.startswith("backbone.")}
+def save_backbone(bundled: str, file: Path) -> Path:
+    """Write a bundled network's backbone as a checkpoint of its own."""
+    checkpoint = load_checkpoint(bundled)
+    weights = {name: tensor for name, tensor in checkpoint.weights.items() if name.startswith("backbone.")}
     file.parent.mkdir(parents=True, exist_ok=True)
-    save_checkpoint(file, replace(bundled, weights=weights))
+    save_checkpoint(file, replace(checkpoint, weights=weights))
     return file
 
 
-def run(recipe: Recipe, folder: Path, steps: int, seed: int, backbone: Path) -> Numbers:
+def run(recipe: Recipe, place: Run, merge: FusionConfig | None) -> Numbers:
     """Train one network and judge it; what is already there is read."""
-    file = folder / "ablation.json"
+    file = place.out / "ablation.json"
     if not file.exists():
-        recipe = derive(recipe, schedule__steps=steps, schedule__evaluate_every=steps)
         processor = time.process_time()
-        train(recipe, Run(folder, init=backbone, seed=seed, resume=folder.exists()))
+        train(derive(recipe, schedule__evaluate_every=recipe.schedule.steps), place)
         processor = time.process_time() - processor
-        file.write_text(json.dumps(judge(folder / "last.safetensors") | {"CPU s": processor}), encoding="utf-8")
+        numbers = judge(place.out / "last.safetensors", place.data, merge)
+        file.write_text(json.dumps(numbers | {"CPU s": processor}), encoding="utf-8")
     return json.loads(file.read_text(encoding="utf-8"))
 
 
-def judge(file: Path) -> Numbers:
-    """The numbers of one network, in hundredths."""
+def judge(file: Path, data: Path | None, merge: FusionConfig | None) -> Numbers:
+    """The numbers of one network, in hundredths; one with a panoptic head is judged with the heuristic as well."""
     checkpoint = load_checkpoint(file)
-    numbers = _numbers(_evaluate(Model(checkpoint)))
+    numbers = _numbers(_evaluate(checkpoint, data))
     fusion = checkpoint.recipe.model.fusion
     if fusion is not None and fusion.kind == "panoptic_logits":
-        merge = derive(
-            checkpoint.recipe, model__fusion=FusionConfig(stuff_area=fusion.stuff_area), loss__panoptic_weight=0.0
-        )
-        heuristic = _evaluate(Model(replace(checkpoint, recipe=merge)))
-        numbers["PQ by heuristic"] = _numbers(heuristic)["PQ"]
+        heuristic = derive(checkpoint.recipe, model__fusion=merge, loss__panoptic_weight=0.0)
+        numbers["PQ by heuristic"] = _numbers(_evaluate(replace(checkpoint, recipe=heuristic), data))["PQ"]
     return numbers
 
 
-def _evaluate(model: Model) -> Evaluation:
-    source = model.recipe.source
-    assert source.kind == "scenes"
-    scenes = SceneSource(source.val_seed, source.val_count, source.size)
-    return evaluate_pictures(model, scenes, range(len(scenes)), with_ap=True).evaluation()
+def _evaluate(checkpoint: Checkpoint, data: Path | None) -> Evaluation:
+    source = open_evaluation_source(checkpoint.recipe, data, "val")
+    return evaluate_pictures(Model(checkpoint), source, range(len(source)), with_ap=True).evaluation()
 
 
 def _numbers(found: Evaluation) -> Numbers:

@@ -1,4 +1,4 @@
-"""On a graph of a few steps: learned features, regions pooled from them, and a learned layer on top."""
+"""On graphs of a few steps: learned features, regions pooled from them, and a learned layer on top; and a loop."""
 
 from pathlib import Path
 from xml.etree import ElementTree
@@ -77,3 +77,42 @@ def test_what_is_marked(pooling: Path) -> None:
     exact = {layer.get("type") for layer in layers if layer.find("rt_info/attribute[@name='precise']") is not None}
     assert exact == {"Add", "Clamp", "ROIAlign"}
     assert openvino.Core().read_model(pooling).get_rt_info(["thingstuff", "credit"]).astype(str) == "nobody's"
+
+
+def test_steps_of_loops_are_marked_as_well(tmp_path: Path) -> None:
+    # From 1,001 on, add 1 three times: in bfloat16 that stays 1,000.
+    body = helper.make_graph(
+        [
+            helper.make_node("Identity", ["again"], ["goes_on"]),
+            helper.make_node("Add", ["before", "one"], ["after"]),
+        ],
+        "body",
+        [
+            helper.make_tensor_value_info("turn", TensorProto.INT64, ()),
+            helper.make_tensor_value_info("again", TensorProto.BOOL, ()),
+            helper.make_tensor_value_info("before", TensorProto.FLOAT, (2,)),
+        ],
+        [
+            helper.make_tensor_value_info("goes_on", TensorProto.BOOL, ()),
+            helper.make_tensor_value_info("after", TensorProto.FLOAT, (2,)),
+        ],
+    )
+    graph = helper.make_graph(
+        [helper.make_node("Loop", ["turns", "", "start"], ["sums"], body=body)],
+        "sums",
+        [
+            helper.make_tensor_value_info("turns", TensorProto.INT64, ()),
+            helper.make_tensor_value_info("start", TensorProto.FLOAT, (2,)),
+        ],
+        [helper.make_tensor_value_info("sums", TensorProto.FLOAT, (2,))],
+        [numpy_helper.from_array(np.ones(1, dtype=np.float32), "one")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    onnx.save(model, tmp_path / "loop.onnx")
+    write_openvino_file(tmp_path / "loop.onnx", {}, tmp_path / "loop.xml")
+    layers = ElementTree.parse(tmp_path / "loop.xml").getroot().findall("layers/layer/body/layers/layer")
+    exact = {layer.get("type") for layer in layers if layer.find("rt_info/attribute[@name='precise']") is not None}
+    assert "Add" in exact
+    compiled = openvino.Core().compile_model(tmp_path / "loop.xml", "CPU", {"INFERENCE_PRECISION_HINT": "bf16"})
+    found = compiled({"turns": np.array(3), "start": np.array([1001, 0], dtype=np.float32)})["sums"]
+    assert found.tolist() == [1004, 3]

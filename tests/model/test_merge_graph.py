@@ -1,6 +1,7 @@
 """The heuristic merge in two forms, inside of boxes and as a graph of fixed sizes: the same map and the same table."""
 
 import math
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import numpy as np
@@ -15,6 +16,7 @@ from thingstuff.model.fusion import merge_by_score, semantic_labels
 from thingstuff.model.interpolation import nearest
 from thingstuff.model.merge_graph import (
     falling_order,
+    mask_factors,
     merge_in_graph,
     nearest_in_graph,
     paste_in_graph,
@@ -25,6 +27,20 @@ from thingstuff.model.pasting import find_paste
 from thingstuff.structures import Instances, MaskPaste, Outputs, PanopticMaps, Semantic, Size
 
 KINDS: tuple[MaskPaste, ...] = ("pixel_centers", "whole_pixels", "inclusive_pixels")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def loop_without_graph() -> Iterator[None]:
+    """Loops of graphs as loops of Python, which nothing has to be compiled for; ``test_export.py`` has real ones."""
+
+    def while_loop(goes_on: Callable[..., Tensor], step: Callable[..., tuple], state: tuple) -> tuple:
+        while goes_on(*state):
+            state = step(*state)
+        return state
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "while_loop", while_loop)
+        yield
 
 
 def random_outputs(seed: int, count: int, size: Size, num_stuff: int, *, masks: bool = True) -> Outputs:
@@ -133,7 +149,8 @@ def test_paste_on_a_whole_plane(kind: MaskPaste, box: list[float]) -> None:
     window, (top, left) = find_paste(kind)(probabilities[0], torch.tensor(box), size)
     expected = torch.zeros(size, dtype=torch.bool)
     expected[top : top + window.shape[0], left : left + window.shape[1]] = window
-    assert torch.equal(paste_in_graph(probabilities, torch.tensor([box]), size, kind)[0], expected)
+    factors = mask_factors(probabilities, torch.tensor([box]), size, kind)
+    assert torch.equal(paste_in_graph(factors)[0], expected)
 
 
 @pytest.mark.parametrize("output", [(50, 70), (25, 35), (101, 33), (1, 1)])

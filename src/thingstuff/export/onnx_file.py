@@ -1,5 +1,6 @@
 """From a network to an ONNX file: one graph of standard operators, opset 20."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ OPSET = 20
 """The first with a deformable convolution that exporters write correctly is 19."""
 OUTPUT_SIZE = "output_size"
 """Name of the input that says how large the maps shall be: height and width."""
-_FAR_AWAY = -1e6
+_FAR_AWAY = -1e5
 _RULES = (
     rules.cast_cast_rule,
     rules.no_op_cast_rule,
@@ -56,8 +57,8 @@ def to_onnx(graph: ExportedGraph, batch: int, channels: int, dtype: torch.dtype)
             optimize=False,
             verbose=False,
         )
-    assert exported is not None
-    _simplify(exported.model)
+        assert exported is not None
+        _simplify(exported.model)
     model = exported.model_proto
     _take_size_as_numbers(model)
     _slice_where_gathered(model)
@@ -96,15 +97,15 @@ def _roi_align(
     sampling_ratio: int = -1,
     aligned: bool = False,
 ) -> onnxscript.FLOAT:
-    """Torchvision's operator. A region without extent becomes one outside of the picture: both give zeros.
+    """Torchvision's operator. A region without extent becomes a pixel outside of the picture: both give zeros.
 
-    Without that, runtimes divide by its number of samples, which is zero.
+    Without that, runtimes divide by its number of samples, which is zero; a pixel has one sample in each bin.
     """
     boxes = op.Slice(rois, [1], [5], [1])
     if aligned and sampling_ratio <= 0:
         empty = op.LessOrEqual(op.Sub(op.Slice(rois, [3], [5], [1]), op.Slice(rois, [1], [3], [1])), 0.0)
         empty = op.ReduceMax(op.Cast(empty, to=onnx.TensorProto.FLOAT), [1], keepdims=1)
-        elsewhere = op.Constant(value_floats=[_FAR_AWAY, _FAR_AWAY, _FAR_AWAY + 64, _FAR_AWAY + 64])
+        elsewhere = op.Constant(value_floats=[_FAR_AWAY, _FAR_AWAY, _FAR_AWAY + 1, _FAR_AWAY + 1])
         boxes = op.Where(op.Greater(empty, 0.0), elsewhere, boxes)
     return op.RoiAlign(
         features,
@@ -153,12 +154,13 @@ def _take_size_as_numbers(model: onnx.ModelProto) -> None:
 
 def _slice_where_gathered(model: onnx.ModelProto) -> None:
     """Take the first n along a dimension by a slice, which is much faster than by their numbers."""
-    starts_at_0 = _zeros(model)
-    ends = {
-        node.output[0]: node.input[1]
-        for node in model.graph.node
-        if node.op_type == "Range" and node.input[0] in starts_at_0
-    }
+    constants = _small_constants(model)
+    ends: dict[str, str] = {}
+    for node in model.graph.node:
+        if node.op_type == "Range" and [constants.get(name) for name in node.input[::2]] == [[0], [1]]:
+            ends[node.output[0]] = node.input[1]
+        elif node.op_type == "Reshape" and node.input[0] in ends and constants.get(node.input[1]) == [-1]:
+            ends[node.output[0]] = ends[node.input[0]]
     nodes = list(model.graph.node)
     del model.graph.node[:]
     for node in nodes:
@@ -168,8 +170,7 @@ def _slice_where_gathered(model: onnx.ModelProto) -> None:
         axis = next((onnx.helper.get_attribute_value(entry) for entry in node.attribute if entry.name == "axis"), 0)
         output = node.output[0]
         shape = onnx.helper.make_tensor("value", onnx.TensorProto.INT64, [1], [1])
-        constants = {f"{output}_first": 0, f"{output}_axis": axis}
-        for name, value in constants.items():
+        for name, value in {f"{output}_first": 0, f"{output}_axis": axis}.items():
             tensor = onnx.helper.make_tensor("value", onnx.TensorProto.INT64, [1], [value])
             model.graph.node.append(onnx.helper.make_node("Constant", [], [name], value=tensor))
         model.graph.node.append(onnx.helper.make_node("Constant", [], [f"{output}_shape"], value=shape))
@@ -179,12 +180,11 @@ def _slice_where_gathered(model: onnx.ModelProto) -> None:
         model.graph.node.append(onnx.helper.make_node("Slice", inputs, [output]))
 
 
-def _zeros(model: onnx.ModelProto) -> set[str]:
-    """Names of the scalars that are 0."""
+def _small_constants(model: onnx.ModelProto) -> dict[str, list[Any]]:
+    """Values of the constants that are one number, with or without a dimension."""
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     for node in model.graph.node:
         if node.op_type == "Constant" and node.attribute[0].name == "value":
             tensors[node.output[0]] = node.attribute[0].t
-    return {
-        name for name, tensor in tensors.items() if not tensor.dims and not onnx.numpy_helper.to_array(tensor).any()
-    }
+    small = {name: tensor for name, tensor in tensors.items() if math.prod(tensor.dims) == 1}
+    return {name: onnx.numpy_helper.to_array(tensor).flatten().tolist() for name, tensor in small.items()}

@@ -81,8 +81,10 @@ def _is_learned(node: openvino.Node) -> bool:
 def _mark_precise(path: Path, names: set[str]) -> None:
     """Python can write this attribute of OpenVINO's into no model, only into its file."""
     tree = ElementTree.parse(path)
-    for layer in tree.iterfind("layers/layer"):
-        if layer.get("name") in names and layer.get("type") not in ("Const", "Parameter", "Result"):
+    marked = [layer for layer in tree.iterfind("layers/layer") if layer.get("name") in names]
+    marked += [inner for layer in marked for inner in layer.iterfind("body/layers/layer")]  # of loops
+    for layer in marked:
+        if layer.get("type") not in ("Const", "Parameter", "Result"):
             information = layer.find("rt_info")
             if information is None:
                 information = ElementTree.Element("rt_info")

@@ -1,11 +1,12 @@
 """The heuristic merge by steps of fixed sizes, for compiled and exported graphs.
 
-``fusion.merge_by_score`` works inside of boxes and asks the values what to do next. Here every instance has a plane of
-its own, a few at a time, and what is not wanted is masked out. A mask comes to the picture by two products with
-matrices, one for each direction, because that is what every runtime does fast. Both forms give the same map.
+``fusion.merge_by_score`` works inside of boxes and asks the values what to do next. Here an instance has a whole plane,
+one at a time in a loop that ends with the last that may enter the map, and what is not wanted is masked out. A mask
+comes to the picture by two products with matrices, one for each direction, because that is what every runtime does
+fast. Both forms give the same map.
 """
 
-from typing import assert_never
+from typing import NamedTuple, assert_never
 
 import torch
 import torch.nn.functional as F
@@ -17,8 +18,22 @@ from thingstuff.structures import MaskPaste, Outputs, PanopticMaps, Size
 
 _CHANNELS_AT_ONCE = 8
 """Semantic channels brought to full size together; bounds the memory of the argmax."""
-_INSTANCES_AT_ONCE = 8
-"""Instances whose whole planes are held together."""
+Placed = tuple[Int64[Tensor, ""], Int32[Tensor, "H W"], Int32[Tensor, " D"], Bool[Tensor, " D"]]
+"""Instances seen so far, owner of each pixel, visible pixels of each instance, which have a place."""
+
+
+class MaskFactors(NamedTuple):
+    """Masks on whole planes, as products of matrices.
+
+    Attributes:
+        down: How much each row of a mask counts in each row of the picture.
+        masks: Probabilities.
+        across: The same as ``down`` for columns.
+    """
+
+    down: Float32[Tensor, "n H M"]
+    masks: Float32[Tensor, "n M M"]
+    across: Float32[Tensor, "n W M"]
 
 
 def merge_in_graph(
@@ -50,7 +65,8 @@ def merge_in_graph(
         order = falling_order(scores.masked_fill(~usable, -1))
         columns = boxes, found.labels[row], scores, found.mask_logits[row], usable
         boxes, labels, scores, mask_logits, usable = (column.index_select(0, order) for column in columns)
-        owners, areas, kept = _place(mask_logits.sigmoid(), boxes, usable, output_size, overlap_threshold, mask_paste)
+        factors = mask_factors(mask_logits.sigmoid(), boxes, output_size, mask_paste)
+        owners, areas, kept = _place(factors, usable, overlap_threshold, output_size)
     count = labels.shape[0]
     # Rows of the table by what a pixel shows: instances, stuff classes, nothing.
     shown = torch.full_like(owners, num_stuff)
@@ -134,10 +150,10 @@ def falling_order(scores: Float32[Tensor, " D"]) -> Int64[Tensor, " D"]:
     return torch.zeros_like(rows).scatter(0, ahead.sum(dim=1), rows)
 
 
-def paste_in_graph(
+def mask_factors(
     probabilities: Float32[Tensor, "n M M"], boxes: Float32[Tensor, "n 4"], size: Size, kind: MaskPaste
-) -> Bool[Tensor, "n H W"]:
-    """Bring masks to whole planes, by the rules in ``pasting.py``.
+) -> MaskFactors:
+    """Where masks go on whole planes, by the rules in ``pasting.py``.
 
     Args:
         probabilities: Each mask inside its box.
@@ -147,7 +163,7 @@ def paste_in_graph(
     """
     match kind:
         case "pixel_centers":
-            return _resample(probabilities, *_at_pixel_centers(boxes, probabilities.shape[1], size))
+            return _factors(probabilities, *_at_pixel_centers(boxes, probabilities.shape[1], size))
         case "whole_pixels":
             return _paste_whole_pixels(probabilities, boxes, size)
         case "inclusive_pixels":
@@ -156,47 +172,48 @@ def paste_in_graph(
             assert_never(kind)
 
 
+def paste_in_graph(factors: MaskFactors) -> Bool[Tensor, "n H W"]:
+    """Bring masks to whole planes: bilinear values, 0 outside of the masks; true from one half."""
+    return torch.bmm(torch.bmm(factors.down, factors.masks), factors.across.mT) >= 0.5
+
+
 def _place(
-    probabilities: Float32[Tensor, "D M M"],
-    boxes: Float32[Tensor, "D 4"],
-    usable: Bool[Tensor, " D"],
-    size: Size,
-    overlap_threshold: float,
-    mask_paste: MaskPaste,
+    factors: MaskFactors, usable: Bool[Tensor, " D"], overlap_threshold: float, size: Size
 ) -> tuple[Int32[Tensor, "H W"], Int64[Tensor, " D"], Bool[Tensor, " D"]]:
-    """Give pixels to instances, best first: owner of each pixel (D for none), pixels of each, which have a place."""
-    count = boxes.shape[0]
-    taken = torch.zeros(size, dtype=torch.bool, device=boxes.device)
-    owners = torch.full(size, count, dtype=torch.int32, device=boxes.device)
-    areas, kept = [], []
-    for first in range(0, count, _INSTANCES_AT_ONCE):
-        few = slice(first, first + _INSTANCES_AT_ONCE)
-        masks = paste_in_graph(probabilities[few], boxes[few], size, mask_paste)
-        total = masks.sum(dim=(1, 2), dtype=torch.int32)
-        limits = torch.where(usable[few], _most_hidden(total, overlap_threshold), -1)
-        hidden, keep = [], []
-        # Few steps here: a graph has them for each instance.
-        for mask, limit in zip(masks.unbind(0), limits.unbind(0), strict=True):
-            hidden.append((mask & taken).sum(dtype=torch.int32))
-            keep.append(hidden[-1] <= limit)
-            taken = taken | (mask & keep[-1])
-        keep = torch.stack(keep)
-        rows = torch.arange(first, first + len(keep), dtype=torch.int32, device=boxes.device)
-        mine = torch.where(masks & keep[:, None, None], rows[:, None, None], count).amin(dim=0)
-        owners = torch.minimum(owners, mine)
-        areas.append((total - torch.stack(hidden)) * keep)
-        kept.append(keep)
-    return owners, torch.cat(areas).long(), torch.cat(kept)
+    """Give pixels to instances, the best first, those that are not usable last.
 
+    Returns:
+        Owner of each pixel (D for none), pixels of each instance, which have a place.
+    """
+    count, device = usable.shape[0], usable.device
+    rows, num_usable = torch.arange(count, device=device), usable.sum()
 
-def _most_hidden(areas: Int32[Tensor, " n"], threshold: float) -> Int32[Tensor, " n"]:
-    """The most hidden pixels whose share of the area does not exceed the threshold; -1 for a mask without area."""
-    most = (areas.double() * threshold).floor()
-    # The product may be rounded to either side of a whole number.
-    most = torch.where(
-        (most + 1) / areas <= threshold, most + 1, torch.where(most / areas <= threshold, most, most - 1)
+    def place(
+        row: Int64[Tensor, ""], owners: Int32[Tensor, "H W"], areas: Int32[Tensor, " D"], kept: Bool[Tensor, " D"]
+    ) -> Placed:
+        (mask,) = paste_in_graph(MaskFactors(*(factor.index_select(0, row[None]) for factor in factors)))
+        visible = mask & (owners == count)
+        total, area = (pixels.sum(dtype=torch.int32) for pixels in (mask, visible))
+        keep = total - area <= _most_hidden(total, overlap_threshold)
+        this = (rows == row) & keep
+        return row + 1, torch.where(visible & keep, row.int(), owners), torch.where(this, area, areas), kept | this
+
+    start: Placed = (
+        torch.zeros((), dtype=torch.int64, device=device),
+        torch.full(size, count, dtype=torch.int32, device=device),
+        torch.zeros(count, dtype=torch.int32, device=device),
+        torch.zeros(count, dtype=torch.bool, device=device),
     )
-    return torch.where(areas > 0, most, -1).int()
+    _, owners, areas, kept = torch.while_loop(lambda row, *_: row < num_usable, place, start)
+    return owners, areas.long(), kept
+
+
+def _most_hidden(area: Int32[Tensor, ""], threshold: float) -> Int32[Tensor, ""]:
+    """The most hidden pixels whose share of the area does not exceed the threshold; -1 for a mask without area."""
+    most = (area.double() * threshold).floor()
+    # The product may be rounded to either side of a whole number.
+    most = torch.where((most + 1) / area <= threshold, most + 1, torch.where(most / area <= threshold, most, most - 1))
+    return torch.where(area > 0, most, -1).int()
 
 
 def _at_pixel_centers(
@@ -215,7 +232,7 @@ def _at_pixel_centers(
 
 def _paste_whole_pixels(
     probabilities: Float32[Tensor, "n M M"], boxes: Float32[Tensor, "n 4"], size: Size
-) -> Bool[Tensor, "n H W"]:
+) -> MaskFactors:
     padded = F.pad(probabilities, (1, 1, 1, 1))
     side = padded.shape[1]
     center, half = (boxes[:, :2] + boxes[:, 2:]) * 0.5, (boxes[:, 2:] - boxes[:, :2]) * 0.5
@@ -228,15 +245,15 @@ def _paste_whole_pixels(
         # Beyond its ends the mask has the value of its border, which is 0.
         return ((pixels + 0.5) * scale - 0.5).clamp(min=0, max=side - 1)
 
-    return _resample(padded, along(1, size[0]), along(0, size[1]))
+    return _factors(padded, along(1, size[0]), along(0, size[1]))
 
 
-def _resample(
+def _factors(
     masks: Float32[Tensor, "n M M"], rows: Float32[Tensor, "n H"], columns: Float32[Tensor, "n W"]
-) -> Bool[Tensor, "n H W"]:
-    """Bilinear values at rows and columns, 0 outside, true from one half."""
+) -> MaskFactors:
+    """Where rows and columns of the picture fall in the masks, as weights."""
     down, across = (_weights(positions, masks.shape[1]) for positions in (rows, columns))
-    return torch.bmm(torch.bmm(down, masks), across.mT) >= 0.5
+    return MaskFactors(down, masks, across)
 
 
 def _weights(positions: Float32[Tensor, "n P"], side: int) -> Float32[Tensor, "n P M"]:
