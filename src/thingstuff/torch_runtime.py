@@ -14,6 +14,7 @@ from thingstuff.errors import InputError
 from thingstuff.model.backbone import Backbone
 from thingstuff.model.folding import fold_norms
 from thingstuff.model.fusion import semantic_labels
+from thingstuff.model.nms import ignore_deprecation
 from thingstuff.model.panoptic import SIZE_DIVISOR, PanopticSegmenter
 from thingstuff.model.tta import Look, combine_looks
 from thingstuff.recipe_model import TTAConfig
@@ -145,6 +146,7 @@ def _compile(network: PanopticSegmenter) -> Forward:
     from torch._dynamo.exc import FailOnRecompileLimitHit
     from torch._inductor.exc import InductorError
 
+    ignore_deprecation()
     forward = torch.compile(network, fullgraph=True)
 
     def run(images: Tensor, sizes: Tensor) -> Outputs:

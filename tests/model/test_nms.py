@@ -1,12 +1,14 @@
 """Suppression against a naive version in numpy."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from thingstuff.model.nms import keep_mask, multiclass_nms
+from thingstuff.model.nms import ignore_deprecation, keep_mask, multiclass_nms
 
 grid_box = st.tuples(*[st.integers(0, 8)] * 4).map(
     lambda b: (min(b[0], b[2]), min(b[1], b[3]), max(b[0], b[2]), max(b[1], b[3]))
@@ -143,3 +145,12 @@ def test_very_few_candidates(good: int) -> None:
     boxes = np.array([[[0, 0, 1, 1]], [[5, 5, 6, 6]], [[9, 9, 9, 9]]], dtype=np.float32)
     scores = np.array([[0.9], [0.8], [0.7]], dtype=np.float32) * (np.arange(3) < good)[:, None].astype(np.float32)
     assert_equals_naive(boxes, scores, 4)
+
+
+def test_of_deprecations_one_alone_is_not_shown() -> None:
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("always")
+        ignore_deprecation()
+        for name in ("create_unbacked_symint", "something_else"):
+            warnings.warn(f"`{name}` is deprecated, please use another", FutureWarning, stacklevel=1)
+    assert [str(warning.message).split("`")[1] for warning in shown] == ["something_else"]

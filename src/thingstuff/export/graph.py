@@ -18,6 +18,7 @@ from torch.export import Dim, ExportedProgram
 from torchvision.ops import nms
 
 from thingstuff.model.merge_graph import rescale_in_graph, semantic_labels_in_graph
+from thingstuff.model.nms import ignore_deprecation
 from thingstuff.model.panoptic import SIZE_DIVISOR, PanopticSegmenter
 from thingstuff.model.region import RegionBranch, Suppression
 from thingstuff.model.rpn import AnchorPredictions, RegionProposalNetwork
@@ -104,8 +105,7 @@ def quiet() -> Iterator[None]:
     logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
-            # torchvision's own use of torch, as of 0.29.
-            warnings.filterwarnings("ignore", "`create_unbacked_symint` is deprecated", FutureWarning)
+            ignore_deprecation()
             yield
     finally:
         logger.setLevel(level)

@@ -4,6 +4,8 @@ The only sizes that depend on the data live inside these functions. Exporters as
 two sentinel boxes far from everything else make that true without changing any result.
 """
 
+import warnings
+
 import torch
 from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor
@@ -65,3 +67,8 @@ def multiclass_nms(
     valid = picked_scores[kept] > score_threshold
     rows, classes = (torch.cat([index.new_zeros(2), index])[kept] for index in (rows, classes))
     return rows, classes, valid
+
+
+def ignore_deprecation() -> None:
+    """Keep from users what torch says to torchvision (0.29) wherever a compiler or an exporter meets suppression."""
+    warnings.filterwarnings("ignore", "`create_unbacked_symint` is deprecated", FutureWarning)
