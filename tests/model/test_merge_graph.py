@@ -1,7 +1,7 @@
 """The heuristic merge in two forms, inside of boxes and as a graph of fixed sizes: the same map and the same table."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 
 import numpy as np
@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from production import loops_of_python
 from thingstuff.model import boxes as box_ops
 from thingstuff.model.fusion import merge_by_score, semantic_labels
 from thingstuff.model.interpolation import nearest
@@ -30,16 +31,8 @@ KINDS: tuple[MaskPaste, ...] = ("pixel_centers", "whole_pixels", "inclusive_pixe
 
 
 @pytest.fixture(scope="module", autouse=True)
-def loop_without_graph() -> Iterator[None]:
-    """Loops of graphs as loops of Python, which nothing has to be compiled for; ``test_export.py`` has real ones."""
-
-    def while_loop(goes_on: Callable[..., Tensor], step: Callable[..., tuple], state: tuple) -> tuple:
-        while goes_on(*state):
-            state = step(*state)
-        return state
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch, "while_loop", while_loop)
+def loops() -> Iterator[None]:
+    with loops_of_python():
         yield
 
 

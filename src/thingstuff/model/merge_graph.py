@@ -186,26 +186,34 @@ def _place(
         Owner of each pixel (D for none), pixels of each instance, which have a place.
     """
     count, device = usable.shape[0], usable.device
-    rows, num_usable = torch.arange(count, device=device), usable.sum()
-
-    def place(
-        row: Int64[Tensor, ""], owners: Int32[Tensor, "H W"], areas: Int32[Tensor, " D"], kept: Bool[Tensor, " D"]
-    ) -> Placed:
-        (mask,) = paste_in_graph(MaskFactors(*(factor.index_select(0, row[None]) for factor in factors)))
-        visible = mask & (owners == count)
-        total, area = (pixels.sum(dtype=torch.int32) for pixels in (mask, visible))
-        keep = total - area <= _most_hidden(total, overlap_threshold)
-        this = (rows == row) & keep
-        return row + 1, torch.where(visible & keep, row.int(), owners), torch.where(this, area, areas), kept | this
-
+    num_usable = usable.sum()
     start: Placed = (
         torch.zeros((), dtype=torch.int64, device=device),
         torch.full(size, count, dtype=torch.int32, device=device),
         torch.zeros(count, dtype=torch.int32, device=device),
         torch.zeros(count, dtype=torch.bool, device=device),
     )
-    _, owners, areas, kept = torch.while_loop(lambda row, *_: row < num_usable, place, start)
+    _, owners, areas, kept = torch.while_loop(
+        lambda row, *_: row < num_usable, lambda *placed: _place_next(factors, overlap_threshold, *placed), start
+    )
     return owners, areas.long(), kept
+
+
+def _place_next(
+    factors: MaskFactors,
+    overlap_threshold: float,
+    row: Int64[Tensor, ""],
+    owners: Int32[Tensor, "H W"],
+    areas: Int32[Tensor, " D"],
+    kept: Bool[Tensor, " D"],
+) -> Placed:
+    count = areas.shape[0]
+    (mask,) = paste_in_graph(MaskFactors(*(factor.index_select(0, row[None]) for factor in factors)))
+    visible = mask & (owners == count)
+    total, area = (pixels.sum(dtype=torch.int32) for pixels in (mask, visible))
+    keep = total - area <= _most_hidden(total, overlap_threshold)
+    this = (torch.arange(count, device=row.device) == row) & keep
+    return row + 1, torch.where(visible & keep, row.int(), owners), torch.where(this, area, areas), kept | this
 
 
 def _most_hidden(area: Int32[Tensor, ""], threshold: float) -> Int32[Tensor, ""]:
