@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
@@ -241,14 +241,20 @@ def test_runs_killed_often_go_on_exactly(
 def test_ctrl_c_leaves_a_state_of_the_step_it_came_in(
     start: Start, whole_elsewhere: Path, tiny_recipe: Recipe, tmp_path: Path
 ) -> None:
-    folder = tmp_path / "run"
-    process = start(tiny_recipe, Run(folder, save_minutes=1000.0))
-    while process.is_alive() and not (folder / STATE_FILE).exists():
-        time.sleep(0.005)
-    time.sleep(0.3)
-    assert process.pid is not None
-    os.kill(process.pid, signal.SIGINT)
-    process.join(120)
+    folder, process = tmp_path, None
+    for attempt, delay in enumerate((0.3, 0.1, 0.0, 0.0)):
+        folder = tmp_path / f"run{attempt}"
+        process = start(tiny_recipe, Run(folder, save_minutes=1000.0))
+        while process.is_alive() and not (folder / STATE_FILE).exists():
+            time.sleep(0.005)
+        time.sleep(delay)
+        assert process.pid is not None
+        with suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGINT)
+        process.join(120)
+        if process.exitcode != 0:  # on a busy machine the run may be over before the signal comes
+            break
+    assert process is not None
     assert process.exitcode == 1
     assert saved_step(folder) == len(read_rows(folder / "steps.csv"))
     finish(start(tiny_recipe, Run(folder, resume=True)))
