@@ -80,20 +80,15 @@ def panet_variants() -> dict[str, Recipe]:
 
 def part_variants(baseline: Recipe) -> dict[str, Recipe]:
     """A Panoptic FPN, with each part of UPSNet and PANet alone, and with all."""
-    fusion = baseline.model.fusion
+    heads, fusion = tiny_scenes_upsnet(), baseline.model.fusion
+    assert heads.model.fusion is not None
     assert fusion is not None
+    limits = {"stuff_area": fusion.stuff_area, "stuff_frame": fusion.stuff_frame}
     upsnet = {
-        "model__semantic": tiny_scenes_upsnet().model.semantic,
-        # Of detections that may enter the map, and of how much of one may be hidden: UPSNet's.
-        "model__fusion": FusionConfig(
-            kind="panoptic_logits",
-            score_threshold=0.6,
-            overlap_threshold=0.3,
-            stuff_area=fusion.stuff_area,
-            stuff_frame=fusion.stuff_frame,
-        ),
-        "loss__roi_semantic_weight": 1.0,
-        "loss__panoptic_weight": 0.5,
+        "model__semantic": heads.model.semantic,
+        "model__fusion": heads.model.fusion.model_copy(update=limits),
+        "loss__roi_semantic_weight": heads.loss.roi_semantic_weight,
+        "loss__panoptic_weight": heads.loss.panoptic_weight,
     }
     bottom_up = {"model__neck__bottom_up": BottomUpConfig()}
     adaptive = {"model__region__pool": "adaptive"}
