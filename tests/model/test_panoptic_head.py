@@ -5,13 +5,11 @@ tiles; the graph form has fixed sizes.
 """
 
 import dataclasses
-import inspect
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -21,7 +19,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from thingstuff import structures
+from production import as_in_production, loops_of_python
 from thingstuff.model.fusion import panoptic_logits, segment_by_logits
 from thingstuff.model.interpolation import surround, upsample_all
 from thingstuff.model.panoptic_head import (
@@ -412,7 +410,7 @@ def segment(outputs: Outputs, size: Size, output_size: Size, num_stuff: int, **o
 
 
 def segment_in_graph(*args, **options) -> PanopticMaps:
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, loops_of_python():
         patch.setattr(torch.compiler, "is_compiling", lambda: True)
         return segment(*args, **options)
 
@@ -732,13 +730,8 @@ class Flat(nn.Module):
 @pytest.fixture
 def without_shape_checks() -> Iterator[None]:
     """As in production: the compiler cannot see through them."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jaxtyping.config, "jaxtyping_disable", True)
-        for record in vars(structures).values():
-            if dataclasses.is_dataclass(record) and isinstance(record, type):
-                patch.setattr(record, "__init__", inspect.unwrap(record.__init__))
-        with torch.no_grad():
-            yield
+    with as_in_production(), torch.no_grad():
+        yield
     torch._dynamo.reset()
 
 
@@ -772,7 +765,7 @@ def test_exported_and_compiled_graph_equal_eager() -> None:
     for node in program.graph.nodes:
         value = node.meta.get("val")
         assert not isinstance(value, Tensor) or all(isinstance(side, int) for side in value.shape)
-    exported = program.module()
+    exported = program.run_decompositions().module()  # what exporters begin with
     compiled = torch.compile(network, fullgraph=True, backend="eager", dynamic=False)
     counts = {}
     for name, case in cases.items():
@@ -789,7 +782,8 @@ def test_exported_and_compiled_graph_equal_eager() -> None:
 
 def test_graph_form_numbers_every_row_and_eager_form_those_kept() -> None:
     unusable = RANKED_2._replace(usable=torch.tensor([True, True, False]))
-    graph = label_pixels_in_graph(torch.zeros(4, 1, 1), unusable, 2, 0.3, True)
+    with loops_of_python():
+        graph = label_pixels_in_graph(torch.zeros(4, 1, 1), unusable, 2, 0.3, True)
     assert graph.rows.tolist() == [0, 1, 2]
     assert set(graph.winners.unique().tolist()) == {0, 2}
 

@@ -100,15 +100,17 @@ class ExportedGraph(nn.Module):
 @contextmanager
 def quiet() -> Iterator[None]:
     """Keep away from users what exporters tell each other's developers."""
-    logger = logging.getLogger("onnx_ir")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    loggers = [logging.getLogger(name) for name in ("onnx_ir", "onnxscript")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             ignore_deprecation()
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def trace(graph: ExportedGraph, batch: int, channels: int, dtype: torch.dtype) -> ExportedProgram:

@@ -16,8 +16,6 @@ from thingstuff.structures import Size
 
 STRIDE = 4
 """Pixels of the picture for each cell of the semantic logits, in each direction."""
-_WEIGHTS = tuple((pixel + 0.5) / STRIDE for pixel in range(STRIDE))
-"""Where the pixels between two neighbouring cells lie."""
 
 
 class Samples(NamedTuple):
@@ -118,7 +116,9 @@ def nearest(plane: Shaped[Tensor, "h w"], size: Size) -> Shaped[Tensor, "H W"]:
 
 def _between(values: Tensor, dim: int) -> Tensor:
     low, high = values.narrow(dim, 0, values.shape[dim] - 1), values.narrow(dim, 1, values.shape[dim] - 1)
-    weight = values.new_tensor(_WEIGHTS).view(STRIDE, *[1] * (values.ndim - dim - 1))
+    # Counted, not a constant: exporters lose constants in the bodies of loops.
+    weight = (torch.arange(STRIDE, dtype=values.dtype, device=values.device) + 0.5) / STRIDE
+    weight = weight.view(STRIDE, *[1] * (values.ndim - dim - 1))
     return _lerp(low.unsqueeze(dim + 1), high.unsqueeze(dim + 1), weight).flatten(dim, dim + 1)
 
 

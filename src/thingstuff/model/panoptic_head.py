@@ -2,7 +2,7 @@
 
 The channels are the stuff classes, the instances in order of score, and the unknown class. ``label_pixels`` finds the
 argmax over them without ever holding more than a few planes, and works only inside of boxes; ``label_pixels_in_graph``
-takes the same steps on whole planes, a few instances at a time, for exported graphs. Both give the same map.
+takes the same steps on whole planes, in a loop over the instances, for exported graphs. Both give the same map.
 """
 
 from typing import NamedTuple
@@ -20,11 +20,9 @@ from thingstuff.model.interpolation import (
     upsample_all,
     upsample_window,
 )
+from thingstuff.model.merge_graph import falling_order
 from thingstuff.model.strongest import pad_to_tiles, strongest, strongest_in_graph, touched_tiles
 from thingstuff.structures import Size
-
-_INSTANCES_AT_ONCE = 4
-"""Instances whose whole planes the graph form holds together."""
 
 
 class Ranked(NamedTuple):
@@ -43,6 +41,17 @@ class Ranked(NamedTuple):
     scores: Float32[Tensor, " D"]
     mask_logits: Float32[Tensor, "D M M"]
     usable: Bool[Tensor, " D"]
+
+
+_Seen = tuple[
+    Int64[Tensor, ""],
+    Bool[Tensor, "H W"],
+    Float32[Tensor, "H W"],
+    Float32[Tensor, "H W"],
+    Float32[Tensor, "H W"],
+]
+"""Of the instances that the graph form has seen: how many they are, where those of the last one's class are, the
+strongest of all and its row, the highest semantic evidence."""
 
 
 class LabelledPixels(NamedTuple):
@@ -158,20 +167,24 @@ def label_pixels_in_graph(
     size = logits.shape[1] * STRIDE, logits.shape[2] * STRIDE
     cells = surround(logits)
     things = cells[num_stuff:]
-    values = logits.new_full(size, -torch.inf)
-    evidence = values.clone()
-    canvases = torch.zeros((things.shape[0], *size), dtype=torch.bool, device=logits.device)
     count = ranked.usable.shape[0]
-    numbers = torch.full_like(values, count)
-    for first in range(0, count, _INSTANCES_AT_ONCE):
-        boxes, labels, _, mask_logits, usable = (column[first : first + _INSTANCES_AT_ONCE] for column in ranked)
-        seen = semantic_evidence(upsample_all(things.index_select(0, labels), size), boxes)
-        masks = mask_evidence(mask_logits, boxes, size)
-        kept = _prune_in_graph(masks > 0, labels, usable, canvases, overlap_threshold)[:, None, None]
-        value, number = (seen + masks).masked_fill(~kept, -torch.inf).max(dim=0)
-        numbers = torch.where(value > values, (number + first).float(), numbers)
-        values = torch.maximum(values, value)
-        evidence = torch.maximum(evidence, seen.masked_fill(~kept, -torch.inf).amax(dim=0))
+    seen: _Seen = (
+        torch.zeros((), dtype=torch.int64, device=logits.device),
+        torch.zeros(size, dtype=torch.bool, device=logits.device),
+        logits.new_full(size, -torch.inf),
+        logits.new_full(size, count),
+        logits.new_full(size, -torch.inf),
+    )
+    if count:
+        # Class by class, so that one plane is enough to tell what better ones of a class hide.
+        order = falling_order((-ranked.labels.float()).masked_fill(~ranked.usable, -torch.inf))
+        num_usable = ranked.usable.sum()
+        seen = torch.while_loop(
+            lambda turn, *_: turn < num_usable,
+            lambda *seen: _see_next(things, ranked, order, overlap_threshold, *seen),
+            seen,
+        )
+    _, _, values, numbers, evidence = seen
     # Without any instance there is none with evidence.
     evidence = evidence.masked_fill(evidence == -torch.inf, 0)
     winners, semantic = _compare(
@@ -261,25 +274,36 @@ def _label_instances(
     return _Pixels(values, numbers), evidence, kept, common if kept else (0, 0, 0, 0)
 
 
-def _prune_in_graph(
-    masks: Bool[Tensor, "n H W"],
-    labels: Int64[Tensor, " n"],
-    usable: Bool[Tensor, " n"],
-    canvases: Bool[Tensor, "things H W"],
+def _see_next(
+    cells: Float32[Tensor, "things rows columns"],
+    ranked: Ranked,
+    order: Int64[Tensor, " D"],
     overlap_threshold: float,
-) -> Bool[Tensor, " n"]:
-    """Which masks better ones of their class leave enough of; writes those into the canvases."""
-    kept = []
-    areas = masks.sum(dim=(1, 2)).double()
-    for row in range(masks.shape[0]):
-        label = labels[row : row + 1]
-        canvas = canvases.index_select(0, label)
-        hidden = (masks[row] & canvas).sum().double()
-        # Of a mask without area the share is no number, and no comparison with it holds.
-        keep = usable[row] & (hidden / areas[row] <= overlap_threshold)
-        canvases.index_copy_(0, label, canvas | (masks[row] & keep))
-        kept.append(keep)
-    return torch.stack(kept)
+    turn: Int64[Tensor, ""],
+    taken: Bool[Tensor, "H W"],
+    values: Float32[Tensor, "H W"],
+    numbers: Float32[Tensor, "H W"],
+    evidence: Float32[Tensor, "H W"],
+) -> _Seen:
+    size = values.shape[0], values.shape[1]
+    before, row = (order.index_select(0, place[None]) for place in ((turn - 1).clamp(min=0), turn))
+    last_label, label = (ranked.labels.index_select(0, place) for place in (before, row))
+    box = ranked.boxes.index_select(0, row)
+    (seen,) = semantic_evidence(upsample_all(cells.index_select(0, label), size), box)
+    (mask,) = mask_evidence(ranked.mask_logits.index_select(0, row), box, size)
+    foreground, taken = mask > 0, taken & (label == last_label)
+    hidden, area = (pixels.sum().double() for pixels in (foreground & taken, foreground))
+    # Of a mask without area the share is no number, and no comparison with it holds.
+    keep = hidden / area <= overlap_threshold
+    total = seen + mask
+    better = keep & ((total > values) | ((total == values) & (row < numbers)))
+    return (
+        turn + 1,
+        taken | (foreground & keep),
+        torch.where(better, total, values),
+        torch.where(better, row.float(), numbers),
+        torch.maximum(evidence, seen.masked_fill(~keep, -torch.inf)),
+    )
 
 
 def _compare(
