@@ -8,17 +8,20 @@
 `upsnet` and `panet` learn scenes; `facades` and `nuclei`, with the parts of both, learn the pictures of a folder. The
 same number of steps, the same seeds and so the same pictures in the same order. As the papers begin with a backbone
 that knows ImageNet, all networks here begin with the backbone of the bundled network for these pictures, and learn all
-else from nothing. Every run is kept: called again with the same folder, the script goes on where it stopped. Networks
+else from nothing. Runs that are done are kept: called again with the same folder, the script makes those that are
+missing. Networks
 with UPSNet's panoptic head are judged twice, with it and with Panoptic FPN's heuristic on the same weights.
 """
 
 import argparse
-import json
+import re
 import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+
+from keeping import kept
 
 from thingstuff.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from thingstuff.evaluate import Evaluation, evaluate_pictures
@@ -128,9 +131,10 @@ def main() -> None:
     backbone = save_backbone(bundled, options.out / f"{bundled}-backbone.safetensors")
     # Seed by seed, so that a table of fewer seeds stands early.
     for seed in range(options.seeds):
-        for number, (name, recipe) in enumerate(variants.items()):
-            folder = options.out / options.what / f"{number}_seed{seed}"
-            place = Run(folder, data=options.data, init=backbone, seed=seed, resume=folder.exists())
+        for name, recipe in variants.items():
+            words = "_".join(re.findall(r"\w+", name))
+            folder = options.out / options.what / f"{words}_seed{seed}"
+            place = Run(folder, data=options.data, init=backbone, seed=seed)
             results[name].append(run(derive(recipe, schedule__steps=options.steps), place, merge))
     print_table(results)
 
@@ -146,14 +150,14 @@ def save_backbone(bundled: str, file: Path) -> Path:
 
 def run(recipe: Recipe, place: Run, merge: FusionConfig | None) -> Numbers:
     """Train one network and judge it; what is already there is read."""
-    file = place.out / "ablation.json"
-    if not file.exists():
+
+    def measure() -> Numbers:
         processor = time.process_time()
         train(derive(recipe, schedule__evaluate_every=recipe.schedule.steps), place)
         processor = time.process_time() - processor
-        numbers = judge(place.out / "last.safetensors", place.data, merge)
-        file.write_text(json.dumps(numbers | {"CPU s": processor}), encoding="utf-8")
-    return json.loads(file.read_text(encoding="utf-8"))
+        return judge(place.out / "last.safetensors", place.data, merge) | {"CPU s": processor}
+
+    return kept(place.out, recipe, measure)
 
 
 def judge(file: Path, data: Path | None, merge: FusionConfig | None) -> Numbers:

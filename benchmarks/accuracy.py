@@ -6,12 +6,11 @@
 The budget is that of one training, evaluations and start included: `--minutes` where nothing else runs,
 `--cpu-seconds` of all processes together on a machine that does other work as well. Two short runs come first, to
 learn what a step costs; the recipe's schedule is then stretched to fill the budget. Training runs in two processes of
-one thread each, which on a processor get through more pictures than one process of two threads. Every run is kept:
-called again with the same folder, the script goes on where it stopped.
+one thread each, which on a processor get through more pictures than one process of two threads. Runs that are done
+are kept: called again with the same folder, the script makes those that are missing.
 """
 
 import argparse
-import json
 import os
 import resource
 import statistics
@@ -19,6 +18,8 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+
+from keeping import kept
 
 from thingstuff.checkpoint import load_checkpoint
 from thingstuff.evaluate import Evaluation, evaluate_pictures
@@ -69,7 +70,7 @@ def plan_steps(recipe: Recipe, options: argparse.Namespace) -> int:
     unit, budget = (0, 60 * options.minutes) if options.minutes is not None else (1, options.cpu_seconds)
     first, second = (short[unit] for short in shorts)
     step = (second - first) / (SHORT_RUNS[1] - SHORT_RUNS[0])
-    # Each short run has one evaluation.
+    # Each short run has one start and one evaluation; here every evaluation counts as both, so the budget holds.
     return int((budget - EVALUATIONS * (first - SHORT_RUNS[0] * step)) / step)
 
 
@@ -86,10 +87,10 @@ def scaled(recipe: Recipe, steps: int) -> Recipe:
 
 def train(recipe: Recipe, folder: Path, seed: int, options: argparse.Namespace) -> tuple[float, float]:
     """Train one network, unless that is done; wall and CPU seconds that it took."""
-    file = folder / "cost.json"
-    if not file.exists():
-        folder.mkdir(parents=True, exist_ok=True)
+
+    def measure() -> tuple[float, float]:
         source = folder.with_suffix(".json")
+        source.parent.mkdir(parents=True, exist_ok=True)
         source.write_text(recipe.model_dump_json(), encoding="utf-8")
         launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={options.processes}"]
         words = ["-m", "thingstuff.cli", "train", str(source), "--out", str(folder), "--seed", str(seed)]
@@ -100,8 +101,9 @@ def train(recipe: Recipe, folder: Path, seed: int, options: argparse.Namespace) 
         subprocess.run(command, env=environment, check=True)
         after, wall = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter() - start
         processor = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-        file.write_text(json.dumps([wall, processor]), encoding="utf-8")
-    wall, processor = json.loads(file.read_text(encoding="utf-8"))
+        return wall, processor
+
+    wall, processor = kept(folder, recipe, measure)
     return wall, processor
 
 

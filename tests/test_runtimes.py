@@ -1,6 +1,10 @@
 """Runtimes: which one it will be, what is refused, and conversions that are kept."""
 
+import errno
 import importlib.util
+import shutil
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
@@ -9,11 +13,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from thingstuff import runtimes
 from thingstuff.checkpoint import Checkpoint
 from thingstuff.data.scenes import SCENES, draw_scene
-from thingstuff.errors import InputError
+from thingstuff.errors import FileDiffers, InputError
 from thingstuff.predict import Model, load
 from thingstuff.runtimes import (
     FileRuntime,
@@ -314,11 +319,96 @@ def test_a_package_under_another_name(tiny_checkpoint: Checkpoint, monkeypatch: 
 
     monkeypatch.setattr(runtimes, "version", lambda name: absent(name) if name == "onnxruntime" else version(name))
     assert fingerprint(tiny_checkpoint, "onnx") == usual
-    monkeypatch.setattr(runtimes, "CONVERSION", 0)
-    assert fingerprint(tiny_checkpoint, "onnx") != usual
 
 
-def test_auto_takes_torch_where_the_conversion_fails(
+def test_other_code_makes_another_conversion(
+    tiny_checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual = fingerprint(tiny_checkpoint, "openvino")
+    package = Path(runtimes.__file__).parent
+    for folder in ("export", "model"):
+        shutil.copytree(package / folder, tmp_path / folder)
+    with (tmp_path / "model" / "merge_graph.py").open("a") as file:
+        file.write("# another\n")
+    monkeypatch.setattr(runtimes, "__file__", str(tmp_path / "runtimes.py"))
+    runtimes._code_of_graphs.cache_clear()
+    assert fingerprint(tiny_checkpoint, "openvino") != usual
+    monkeypatch.undo()
+    runtimes._code_of_graphs.cache_clear()
+    assert fingerprint(tiny_checkpoint, "openvino") == usual
+
+
+def test_that_a_conversion_differs_is_found_out_once(
+    tiny_checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("THINGSTUFF_CACHE", str(tmp_path))
+    calls: list[Path] = []
+
+    def export(checkpoint: Checkpoint, kind: str, out: Path) -> None:
+        calls.append(out)
+        raise FileDiffers(f"{out}: not written, because it differs")
+
+    monkeypatch.setattr("thingstuff.export.export_checkpoint", export)
+    with pytest.raises(FileDiffers, match=r"because it differs$"):
+        converted(tiny_checkpoint, "onnx", "float32")
+    with pytest.raises(FileDiffers, match=r"because it differs \(found before; delete .*\.refused to try again\)$"):
+        converted(tiny_checkpoint, "onnx", "float32")
+    assert len(calls) == 1
+    calls[0].with_suffix(".refused").unlink()
+    with pytest.raises(FileDiffers, match=r"because it differs$"):
+        converted(tiny_checkpoint, "onnx", "float32")
+
+
+def test_a_full_disk_asks_for_another_cache(
+    tiny_checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setenv("THINGSTUFF_CACHE", str(tmp_path))
+    monkeypatch.setattr("thingstuff.export._write", full)
+    with pytest.raises(InputError, match=r"runtimes: cannot be written \(No space left .*; set THINGSTUFF_CACHE"):
+        converted(tiny_checkpoint, "onnx", "float32")
+    assert not list((tmp_path / "runtimes").glob("*.refused"))
+
+
+def test_a_second_process_says_that_it_waits(
+    tiny_checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("THINGSTUFF_CACHE", str(tmp_path))
+    path = tmp_path / "runtimes" / f"{fingerprint(tiny_checkpoint, 'onnx')}.onnx"
+    path.parent.mkdir()
+    begun = threading.Event()
+
+    def convert() -> None:
+        with FileLock(path.with_suffix(".lock")):
+            begun.set()
+            time.sleep(2)
+            identity_file(path, write_metadata(tiny_checkpoint, 1))
+
+    other = threading.Thread(target=convert)
+    other.start()
+    begun.wait()
+    assert converted(tiny_checkpoint, "onnx", "float32").batch == 1
+    other.join()
+    assert "waiting for another process, which converts the same network" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("error", [RuntimeError("FakeTensor\n  mode"), ImportError("no such rule")])
+def test_auto_takes_torch_where_the_exporter_fails(
+    tiny_checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setenv("THINGSTUFF_CACHE", str(tmp_path))
+    monkeypatch.setattr("thingstuff.export._write", fail)
+    monkeypatch.setattr("thingstuff.predict.pick_runtime", lambda *_, **__: "openvino")
+    with pytest.warns(UserWarning, match=r"takes torch: .*cannot be brought to openvino \(\w+Error: \w+"):
+        assert Model(tiny_checkpoint, runtime="auto")(SCENE).ids is not None
+
+
+def test_auto_takes_torch_where_the_cache_cannot_be_written(
     tiny_checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_text("")

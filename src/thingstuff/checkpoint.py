@@ -120,7 +120,12 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
     try:
         with safe_open(file, framework="pt") as opened:
             metadata = opened.metadata() or {}
-            _check_kind(metadata, file)
+            check_format(
+                metadata,
+                f"{file}: a safetensors file, but not a thingstuff checkpoint; name one that `thingstuff train` has "
+                "written",
+                file,
+            )
             weights = {name: _as_float32(opened.get_tensor(name)) for name in opened.keys()}  # noqa: SIM118
             _check_finite(weights, file)
     except SafetensorError as error:
@@ -131,13 +136,28 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
         raise InputError(
             f"{file}: cannot be read ({error.strerror or error}); check the file and its permissions"
         ) from error
+    return read_description(metadata, weights, file, "copy or download it again")
+
+
+def read_description(metadata: Mapping[str, str], weights: Mapping[str, Tensor], file: Path, remedy: str) -> Checkpoint:
+    """The checkpoint that ``describe`` has described.
+
+    Args:
+        metadata: Texts by name.
+        weights: Of the network.
+        file: Where they stand.
+        remedy: What to do where they are damaged.
+
+    Raises:
+        InputError: Something is missing or damaged.
+    """
     try:
         labels, metrics, versions = (json.loads(metadata[name]) for name in ("labels", "metrics", "versions"))
         recipe, credit = metadata["recipe"], metadata["credit"]
     except (KeyError, ValueError) as error:
-        raise InputError(f"{file}: its metadata is damaged ({error}); copy or download it again") from error
+        raise InputError(f"{file}: its metadata is damaged ({error}); {remedy}") from error
     if not isinstance(labels, list):
-        raise InputError(f"{file}: its metadata is damaged (labels is no list); copy or download it again")
+        raise InputError(f"{file}: its metadata is damaged (labels is no list); {remedy}")
     return Checkpoint(
         weights,
         read_recipe(recipe, f"{file}: recipe"),
@@ -166,6 +186,8 @@ def find_checkpoint(path: Path | str) -> Path:
             f"{file}: weights of another project; make a checkpoint of them: "
             f"thingstuff convert PROJECT {file} {file.with_suffix('.safetensors')}"
         )
+    if file.exists() and file.suffix in (".onnx", ".xml", ".pt2"):
+        raise InputError(f"{file}: an exported file, not a checkpoint; name the .safetensors file it was made from")
     if not file.exists():
         names = ", ".join(BUNDLED)
         raise InputError(
@@ -195,11 +217,19 @@ def write_synced(path: Path, content: bytes) -> None:
         raise InputError(f"{path}: cannot be written ({error.strerror}); choose another folder") from error
 
 
-def _check_kind(metadata: Mapping[str, str], file: Path) -> None:
-    if "format" not in metadata or not metadata["format"].startswith("thingstuff checkpoint"):
-        raise InputError(
-            f"{file}: a safetensors file, but not a thingstuff checkpoint; name one that `thingstuff train` has written"
-        )
+def check_format(metadata: Mapping[str, str], foreign: str, file: Path) -> None:
+    """Make sure that this version reads a file.
+
+    Args:
+        metadata: Of the file.
+        foreign: What to say of one that is not ours.
+        file: Its path.
+
+    Raises:
+        InputError: It is not ours, or newer.
+    """
+    if not metadata.get("format", "").startswith("thingstuff checkpoint"):
+        raise InputError(foreign)
     if metadata["format"] != FORMAT:
         raise InputError(
             f"{file}: {metadata['format']!r} is newer than {FORMAT!r}; update with pip install -U thingstuff"

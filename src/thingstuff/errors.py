@@ -9,6 +9,10 @@ class InputError(ValueError):
     """
 
 
+class FileDiffers(InputError):
+    """An exported file sees something else than its network; exporting again would change nothing."""
+
+
 class InterruptedWork(RuntimeError):
     """Work that had begun could not go on; what was finished before is kept.
 

@@ -205,9 +205,9 @@ def load(
         tta: Test-time augmentation: look at every picture at several sizes and mirrored, as the recipe's `tta` says,
             and unite what is seen. Better and several times slower.
         runtime: What computes. ``torch``; ``compile``: torch's compiler, whose first picture takes long; ``onnx`` and
-            ``openvino``: the checkpoint is converted at its first use, and kept; ``auto``: OpenVINO where it is
-            installed, else torch; torch also on other devices than the processor, with `tta`, and with a warning where
-            the conversion fails.
+            ``openvino``: the checkpoint is converted at its first use, and kept; ``auto``: OpenVINO where the extra
+            ``[openvino]`` is installed, else torch; torch also on other devices than the processor, with `tta`, and
+            with a warning where the conversion fails.
             None: torch for a checkpoint; what an exported file is for.
         precision: Of the arithmetic: ``bfloat16`` is faster where the machine has it, and changes results; elsewhere it
             means float32; not for ``onnx``.

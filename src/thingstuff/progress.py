@@ -12,6 +12,11 @@ console = Console(stderr=True)
 """Where progress and messages go; results go to standard output."""
 
 
+def announce(text: str) -> None:
+    """Write a line about the work that goes on, as it stands: no markup, no breaks."""
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
 def make_progress(*extra: TextColumn) -> Progress:
     """A progress bar with count, extra columns and time left; silent when standard error is not a terminal."""
     return Progress(

@@ -23,7 +23,7 @@ from rich.progress import (
 from thingstuff.checkpoint import save_checkpoint
 from thingstuff.convert.detectron2 import RELEASED, ReleasedFile, convert_detectron2
 from thingstuff.errors import InputError
-from thingstuff.progress import console
+from thingstuff.progress import announce, console
 
 BASE_URL = "https://dl.fbaipublicfiles.com/detectron2/"
 """Address of Detectron2's model zoo."""
@@ -103,7 +103,7 @@ def _fetch_and_convert(name: str, released: ReleasedFile, checkpoint: Path, base
     part.replace(whole)
     save_checkpoint(checkpoint, convert_detectron2(whole))
     whole.unlink()
-    console.print(f"{name}: kept in {checkpoint}\nWeights: {released.credit}", highlight=False, soft_wrap=True)
+    announce(f"{name}: kept in {checkpoint}\nWeights: {released.credit}")
 
 
 def _download(url: str, part: Path, name: str, timeout: float) -> None:

@@ -8,23 +8,23 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from jaxtyping import Shaped, UInt8
 from torch import Tensor
 
 from thingstuff.arithmetic import usable_precision
-from thingstuff.checkpoint import FORMAT, Checkpoint, describe
+from thingstuff.checkpoint import Checkpoint, check_format, describe, read_description, write_synced
 from thingstuff.data.transforms import resize_image
-from thingstuff.errors import InputError
-from thingstuff.labels import LabelSet
+from thingstuff.errors import FileDiffers, InputError
+from thingstuff.progress import announce
 from thingstuff.published import cache_folder
-from thingstuff.recipe import read_recipe
 from thingstuff.structures import Instances, PanopticMaps, Precision, Size
 
 Runtime = Literal["torch", "compile", "onnx", "openvino", "auto"]
@@ -42,7 +42,11 @@ PACKAGES: Mapping[ExportKind, tuple[str, ...]] = {
 """What a conversion needs; the last one runs the file."""
 EXTRAS: Mapping[ExportKind, str] = {"onnx": "export", "openvino": "openvino"}
 """The extra of this package to install for that."""
-# The names of what a file says.
+# The names of what a file takes and says.
+IMAGES = "images"
+"""Raw pixel values (B, H, W, C)."""
+OUTPUT_SIZE = "output_size"
+"""How large the maps shall be: height and width. A file for torch takes a tensor of that size instead."""
 PANOPTIC_OUTPUTS = ("panoptic_ids", "segment_labels", "segment_scores", "segment_areas", "segment_valid")
 """Map of segment ids (B, H, W), and its table (B, N): class index, score, pixels; row ``id - 1`` where valid."""
 INSTANCE_OUTPUTS = ("boxes", "scores", "labels", "instance_valid")
@@ -53,8 +57,6 @@ SEMANTIC_OUTPUT = "semantic"
 """Strongest output of the semantic branch at every pixel, (B, H, W)."""
 METADATA = ("format", "recipe", "labels", "metrics", "credit", "versions", "batch")
 """Names of the texts that stand in an exported file."""
-CONVERSION = 2
-"""Counted up with every change of what a conversion holds, so that those kept from before are made anew."""
 OPENVINO_SECTION = "thingstuff"
 """Where OpenVINO's files hold our metadata."""
 
@@ -245,7 +247,7 @@ def _open_onnx(path: Path) -> FileRuntime:
     names = [output.name for output in session.get_outputs()]
 
     def run(images: np.ndarray, output_size: Size) -> dict[str, np.ndarray]:
-        feeds = {"images": images, "output_size": np.array(output_size, dtype=np.int64)}
+        feeds = {IMAGES: images, OUTPUT_SIZE: np.array(output_size, dtype=np.int64)}
         return {name: np.asarray(value) for name, value in zip(names, session.run(names, feeds), strict=True)}
 
     return FileRuntime(checkpoint, batch, run)
@@ -268,7 +270,7 @@ def _open_openvino(path: Path, precision: Precision) -> FileRuntime:
     names = [output.any_name for output in compiled.outputs]
 
     def run(images: np.ndarray, output_size: Size) -> dict[str, np.ndarray]:
-        found = compiled({"images": images, "output_size": np.array(output_size, dtype=np.int64)})
+        found = compiled({IMAGES: images, OUTPUT_SIZE: np.array(output_size, dtype=np.int64)})
         return {name: np.array(found[name]) for name in names}
 
     return FileRuntime(checkpoint, batch, run)
@@ -288,23 +290,13 @@ def read_metadata(metadata: Mapping[str, str], path: Path) -> tuple[Checkpoint, 
     Raises:
         InputError: The file is of another program, from a newer version of this one, or damaged.
     """
-    if not metadata.get("format", "").startswith("thingstuff checkpoint"):
-        raise _foreign(path)
-    if metadata["format"] != FORMAT:
-        raise InputError(f"{path}: {metadata['format']!r} is newer than {FORMAT!r}; pip install -U thingstuff")
+    foreign = f"{path}: not written by `thingstuff export`, so its outputs have no meaning here; export again"
+    check_format(metadata, foreign, path)
+    checkpoint = read_description(metadata, {}, path, "export it again")
     try:
-        labels, metrics, versions = (json.loads(metadata[name]) for name in ("labels", "metrics", "versions"))
-        batch, recipe, credit = int(metadata["batch"]), metadata["recipe"], metadata["credit"]
+        return checkpoint, int(metadata["batch"])
     except (KeyError, ValueError) as error:
         raise InputError(f"{path}: its metadata is damaged ({error}); export it again") from error
-    if not isinstance(labels, list):
-        raise InputError(f"{path}: its metadata is damaged (labels is no list); export it again")
-    label_set = LabelSet.from_coco(labels, str(path))
-    return Checkpoint({}, read_recipe(recipe, f"{path}: recipe"), label_set, metrics, credit, versions), batch
-
-
-def _foreign(path: Path) -> InputError:
-    return InputError(f"{path}: not written by `thingstuff export`, so its outputs have no meaning here; export again")
 
 
 # --- conversions that are kept ---
@@ -313,23 +305,35 @@ def _foreign(path: Path) -> InputError:
 def converted(checkpoint: Checkpoint, kind: Literal["onnx", "openvino"], precision: Precision) -> FileRuntime:
     """What runs a checkpoint; converted at its first use, and kept in the folder for caches.
 
-    Several processes may ask at the same time; one converts, the others wait for it.
+    Several processes may ask at the same time; one converts, the others wait for it. That a conversion differs from
+    its network is kept as well, because that takes as long to find out.
 
     Raises:
-        InputError: The conversion differs from the network, or the folder cannot be written.
+        InputError: The conversion fails or differs from the network, or the folder cannot be written.
     """
     from thingstuff.export import export_checkpoint
 
     folder = cache_folder() / "runtimes"
     path = folder / f"{fingerprint(checkpoint, kind)}{SUFFIXES[kind]}"
+    refused = path.with_suffix(".refused")
     if found := _open_kept(path, kind, precision):
         return found
+    if refused.exists():
+        raise FileDiffers(f"{refused.read_text(encoding='utf-8')} (found before; delete {refused} to try again)")
     with _alone(path):
         if found := _open_kept(path, kind, precision):  # another process was faster
             return found
         for leftover in folder.glob(f".{path.stem}.*"):  # of a conversion that was killed
             shutil.rmtree(leftover, ignore_errors=True)
-        export_checkpoint(checkpoint, kind, path)
+        try:
+            export_checkpoint(checkpoint, kind, path)
+        except FileDiffers as error:
+            write_synced(refused, str(error).encode())
+            raise
+        except InputError as error:
+            if isinstance(error.__cause__, OSError):
+                raise _unwritable(folder, error.__cause__) from error
+            raise
     found = open_exported(path, kind, precision, on_processor=True, tta=False)
     assert isinstance(found, FileRuntime)
     return found
@@ -341,15 +345,22 @@ def _alone(path: Path) -> Iterator[None]:
     lock = FileLock(path.with_suffix(".lock"))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
+        try:
+            lock.acquire(timeout=1)
+        except Timeout:
+            announce("waiting for another process, which converts the same network")
+            lock.acquire()
     except OSError as error:
-        raise InputError(
-            f"{path.parent}: cannot be written ({error.strerror}); set THINGSTUFF_CACHE to a folder for conversions"
-        ) from error
+        raise _unwritable(path.parent, error) from error
     try:
         yield
     finally:
         lock.release()
+
+
+def _unwritable(folder: Path, error: OSError) -> InputError:
+    reason = error.strerror or error
+    return InputError(f"{folder}: cannot be written ({reason}); set THINGSTUFF_CACHE to a folder for conversions")
 
 
 def _open_kept(path: Path, kind: ExportKind, precision: Precision) -> FileRuntime | None:
@@ -370,12 +381,22 @@ def _version(package: str) -> str:
         return str(importlib.import_module(package).__version__)
 
 
+@cache
+def _code_of_graphs() -> str:
+    """A name that changes with the code that makes graphs, also between two versions of this package."""
+    folder = Path(__file__).parent
+    digest = hashlib.sha256()
+    for file in sorted((*folder.glob("export/*.py"), *folder.glob("model/*.py"))):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
 def fingerprint(checkpoint: Checkpoint, kind: ExportKind) -> str:
-    """A name that changes with everything a conversion depends on: weights, recipe, classes, versions."""
+    """A name that changes with everything a conversion depends on: weights, recipe, classes, versions, our code."""
     packages = ("thingstuff", "torch", "torchvision", "timm", *PACKAGES[kind])
     digest = hashlib.sha256()
     versions = ((name, _version(name)) for name in packages)
-    texts: list[Any] = [kind, CONVERSION, *versions, *write_metadata(checkpoint, 1).items()]
+    texts: list[Any] = [kind, _code_of_graphs(), *versions, *write_metadata(checkpoint, 1).items()]
     digest.update(json.dumps(texts).encode())
     for name, tensor in sorted(checkpoint.weights.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

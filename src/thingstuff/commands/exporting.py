@@ -39,10 +39,11 @@ def export(words: list[str]) -> int:
         "and compare both on pictures. A file that differs is not kept."
     )
     options = parse(ExportOptions, "export", description, words)
-    from thingstuff.export import export_checkpoint
+    from thingstuff.export import check_target, export_checkpoint
     from thingstuff.predict import find_and_load_checkpoint
     from thingstuff.predictions import find_pictures
 
+    check_target(options.to, options.out, options.batch)
     pictures = find_pictures(options.pictures)
     checkpoint = find_and_load_checkpoint(options.checkpoint)
     try:
@@ -69,7 +70,8 @@ def _line(difference: "Difference") -> str:
     if difference.instances is not None:
         parts.append(f"{difference.instances[1]} of {difference.instances[0]} instances")
         parts.append(f"boxes within {difference.boxes:.1e} px, scores within {difference.scores:.1e}")
-        parts.append(f"masks within {difference.masks:.1e}")
+        if difference.masks is not None:
+            parts.append(f"masks within {difference.masks:.1e}")
     return f"{difference.picture}: {', '.join(parts)}"
 
 

@@ -13,8 +13,10 @@ import torch
 
 from thingstuff.checkpoint import Checkpoint
 from thingstuff.data.images import read_picture
+from thingstuff.data.transforms import target_size
 from thingstuff.errors import InputError
-from thingstuff.progress import console
+from thingstuff.progress import announce
+from thingstuff.recipe_model import PictureConfig
 from thingstuff.runtimes import SUFFIXES, ExportKind, pixel_type, require_packages, write_metadata
 
 if TYPE_CHECKING:
@@ -44,6 +46,39 @@ def export_checkpoint(
     """
     from thingstuff.export.check import compare, refuse
 
+    check_target(kind, out, batch)
+    _check_pictures(checkpoint.recipe.picture, kind, pictures)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.stem}.") as folder:
+            aside = Path(folder) / out.name
+            announce("writing the graph, which may take minutes")
+            _write(checkpoint, kind, aside, batch)
+            announce("comparing it with the network on pictures")
+            differences = compare(checkpoint, aside, pictures)
+            refuse(differences, out)
+            for part in (aside.with_suffix(".bin"), aside):  # the one that names the other comes last
+                if part.exists():
+                    os.replace(part, out.with_name(part.name))
+    except InputError:
+        raise
+    except OSError as error:
+        raise InputError(f"{out}: cannot be written ({error.strerror or error}); choose another folder") from error
+    except Exception as error:  # exporters and runtimes have exceptions of their own
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise InputError(
+            f"{out}: not written, because the network cannot be brought to {kind} ({reason}); use the checkpoint, or "
+            "another runtime"
+        ) from error
+    return differences
+
+
+def check_target(kind: ExportKind, out: Path, batch: int) -> None:
+    """Make sure that a file can be written, before a network is fetched or looked at.
+
+    Raises:
+        InputError: Its name or batch is wrong, or a package is missing.
+    """
     if not out.name or out.is_dir():
         raise InputError(f"{out}: is a folder; give the name of a file that ends in {SUFFIXES[kind]}")
     if out.suffix != SUFFIXES[kind]:
@@ -51,28 +86,16 @@ def export_checkpoint(
     if not 1 <= batch <= MAX_BATCH:
         raise InputError(f"batch is {batch}; give 1 to {MAX_BATCH}")
     require_packages(kind)
-    picture = checkpoint.recipe.picture
+
+
+def _check_pictures(config: PictureConfig, kind: ExportKind, pictures: Sequence[Path]) -> None:
+    """A wrong picture is said now, not after minutes."""
+    from thingstuff.export.graph import check_sides
+
     for path in pictures:
-        read_picture(path, picture.channels, picture.pixels)  # a wrong name is said now, not after minutes
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.stem}.") as folder:
-            aside = Path(folder) / out.name
-            _say("writing the graph, which may take minutes")
-            _write(checkpoint, kind, aside, batch)
-            _say("comparing it with the network on pictures")
-            differences = compare(checkpoint, aside, pictures)
-            refuse(differences, out)
-            for part in (aside.with_suffix(".bin"), aside):  # the one that names the other comes last
-                if part.exists():
-                    os.replace(part, out.with_name(part.name))
-    except OSError as error:
-        raise InputError(f"{out}: cannot be written ({error.strerror or error}); choose another folder") from error
-    return differences
-
-
-def _say(text: str) -> None:
-    console.print(text, highlight=False, soft_wrap=True)
+        image = read_picture(path, config.channels, config.pixels)
+        if kind == "torch":
+            check_sides(target_size((image.shape[0], image.shape[1]), config.short_side, config.max_side), str(path))
 
 
 def _write(checkpoint: Checkpoint, kind: ExportKind, path: Path, batch: int) -> None:

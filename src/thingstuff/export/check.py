@@ -8,11 +8,11 @@ import numpy as np
 
 from thingstuff.checkpoint import Checkpoint
 from thingstuff.data.scenes import draw_scene
-from thingstuff.errors import InputError
-from thingstuff.predict import Model, Picture, load
+from thingstuff.errors import FileDiffers
+from thingstuff.predict import Model, Picture
 from thingstuff.recipe_model import PictureConfig
 from thingstuff.result import DetectedInstances, Result
-from thingstuff.runtimes import SUFFIXES
+from thingstuff.runtimes import SUFFIXES, FileRuntime, open_exported
 from thingstuff.structures import Panoptic, Size
 
 LEAST_AGREEMENT = 0.999
@@ -38,7 +38,7 @@ class Difference:
         instances: How many the network finds, and how many the file finds.
         boxes: Largest distance of a side from where the network sees it, in pixels.
         scores: Largest difference of a score.
-        masks: Largest difference of a probability in a mask.
+        masks: Largest difference of a probability in a mask; None without masks.
     """
 
     picture: str
@@ -48,7 +48,7 @@ class Difference:
     instances: tuple[int, int] | None
     boxes: float
     scores: float
-    masks: float
+    masks: float | None
 
     def problem(self) -> str | None:
         """Why this is too much, or None."""
@@ -62,7 +62,7 @@ class Difference:
             return f"a box is off by {self.boxes:.3g} pixels, at most {MOST_BOX_ERROR} are allowed"
         if self.scores > MOST_SCORE_ERROR:
             return f"a score is off by {self.scores:.3g}, at most {MOST_SCORE_ERROR} is allowed"
-        if self.masks > MOST_MASK_ERROR:
+        if self.masks is not None and self.masks > MOST_MASK_ERROR:
             return f"a mask is off by a probability of {self.masks:.3g}, at most {MOST_MASK_ERROR} is allowed"
         return None
 
@@ -70,43 +70,51 @@ class Difference:
 def compare(checkpoint: Checkpoint, path: Path, pictures: Sequence[Picture] = ()) -> list[Difference]:
     """Let the network and a file see the same pictures: procedural scenes, black, and those that are given.
 
+    Of a file for several pictures at once, every row sees scenes of its own.
+
     Args:
         checkpoint: The network.
         path: The exported file.
         pictures: More pictures, at the size that the checkpoint's policy gives them.
     """
+    runtime = _open(path)
+    file, eager = Model.of_file(runtime, short_side=0), Model(checkpoint, short_side=0)
+    differences = []
+    kind = checkpoint.recipe.picture
+    for number, (size, output_size) in enumerate(SCENE_SIZES):
+        scenes = [_scene(number + len(SCENE_SIZES) * row, size, kind) for row in range(runtime.batch)]
+        results = zip(*(model(scenes, output_size=output_size) for model in (eager, file)), strict=True)
+        for row, pair in enumerate(results, start=1):
+            place = f", {row} of {runtime.batch}" if runtime.batch > 1 else ""
+            differences.append(_difference(f"scene {size[0]}x{size[1]}{place}", *pair))
+    black = np.zeros_like(_scene(0, (96, 70), kind))
+    differences.append(_difference("black 96x70", eager(black), file(black)))
+    if pictures:
+        file, eager = Model.of_file(runtime), Model(checkpoint)
+        differences += [_difference(str(picture), eager(picture), file(picture)) for picture in pictures]
+    return differences
+
+
+def _open(path: Path) -> FileRuntime:
     if path.suffix == SUFFIXES["torch"]:
         # Loading such a file leaves its graph alone, which is what is to be compared here.
         from thingstuff.export.torch_file import run_trusted_file
 
-        runtime = run_trusted_file(path)
-        file, usual = Model.of_file(runtime, short_side=0), Model.of_file(runtime)
-    else:
-        file, usual = load(path, short_side=0), load(path)
-    eager = Model(checkpoint, short_side=0)
-    differences = []
-    kind = checkpoint.recipe.picture
-    for number, (size, output_size) in enumerate(SCENE_SIZES):
-        picture = _scene(number, size, kind)
-        results = (model(picture, output_size=output_size) for model in (eager, file))
-        differences.append(_difference(f"scene {size[0]}x{size[1]}", *results))
-    black = np.zeros_like(_scene(0, (96, 70), kind))
-    differences.append(_difference("black 96x70", eager(black), file(black)))
-    if pictures:
-        eager = Model(checkpoint)
-        differences += [_difference(str(picture), eager(picture), usual(picture)) for picture in pictures]
-    return differences
+        return run_trusted_file(path)
+    runtime = open_exported(path, None, "float32", on_processor=True, tta=False)
+    assert isinstance(runtime, FileRuntime)
+    return runtime
 
 
 def refuse(differences: Sequence[Difference], out: Path) -> None:
     """Stop where a file differs too much.
 
     Raises:
-        InputError: It does.
+        FileDiffers: It does.
     """
     for difference in differences:
         if problem := difference.problem():
-            raise InputError(
+            raise FileDiffers(
                 f"{out}: not written, because it differs from the network ({difference.picture}: {problem}); "
                 "use the checkpoint, or another runtime"
             )
@@ -121,7 +129,8 @@ def _scene(number: int, size: Size, kind: PictureConfig) -> np.ndarray:
 
 def _difference(name: str, eager: Result, file: Result) -> Difference:
     segments = agreement = found = None
-    boxes = scores = masks = 0.0
+    boxes = scores = 0.0
+    masks = None
     if eager.panoptic is not None and file.panoptic is not None:
         segments = len(eager.panoptic.segments), len(file.panoptic.segments)
         agreement = agree(eager.panoptic, file.panoptic)
@@ -145,34 +154,40 @@ def agree(one: Panoptic, other: Panoptic) -> float:
     """Share of pixels where two maps show the same segment.
 
     Ids follow the order of scores, so that a near tie may swap two: segments of one class that share most pixels count
-    as the same.
+    as the same, each with one other.
     """
     classes, other_classes = ({0: 0} | {s.id: s.category_id for s in panoptic.segments} for panoptic in (one, other))
     pairs, counts = np.unique(np.stack([one.ids.ravel(), other.ids.ravel()]), axis=1, return_counts=True)
-    shared: dict[int, int] = {}
-    for (first, second), count in zip(pairs.T.tolist(), counts.tolist(), strict=True):
+    shared = 0
+    for pair in np.argsort(-counts, kind="stable"):
+        first, second = pairs[:, pair].tolist()
+        if first not in classes or second not in other_classes:
+            continue  # one of them has its partner already
         if (first == 0) == (second == 0) and classes[first] == other_classes[second]:
-            shared[first] = max(shared.get(first, 0), count)
-    return sum(shared.values()) / one.ids.size
+            shared += int(counts[pair])
+            del classes[first], other_classes[second]
+    return shared / one.ids.size
 
 
-def furthest(one: DetectedInstances, other: DetectedInstances) -> tuple[float, float, float]:
+def furthest(one: DetectedInstances, other: DetectedInstances) -> tuple[float, float, float | None]:
     """Largest differences of box, score and mask between each instance and the nearest of its class in the other set.
 
-    Each of the other set is taken once. What is not a finite number, or lacks a partner, is infinitely far.
+    Each of the other set is taken once. What is not a finite number, or lacks a partner, is infinitely far. Without
+    masks there is no difference of masks.
     """
-    boxes = scores = masks = 0.0
+    boxes = scores = 0.0
+    masks = None if one.mask_probabilities is None or other.mask_probabilities is None else 0.0
     free = np.isfinite(other.boxes).all(axis=1) & np.isfinite(other.scores)
     for row, (box, score, category) in enumerate(zip(one.boxes, one.scores, one.category_ids, strict=True)):
         same = np.flatnonzero(free & (other.category_ids == category))
         if not len(same):
-            return np.inf, np.inf, np.inf
+            return np.inf, np.inf, None if masks is None else np.inf
         distances = np.abs(other.boxes[same] - box).max(axis=1) + np.abs(other.scores[same] - score)
         nearest = same[distances.argmin()]
         free[nearest] = False
         boxes = max(boxes, float(np.abs(other.boxes[nearest] - box).max()))
         scores = max(scores, float(abs(other.scores[nearest] - score)))
-        if one.mask_probabilities is not None and other.mask_probabilities is not None:
+        if masks is not None and one.mask_probabilities is not None and other.mask_probabilities is not None:
             apart = float(np.abs(other.mask_probabilities[nearest] - one.mask_probabilities[row]).max())
             masks = max(masks, apart) if np.isfinite(apart) else np.inf
     return boxes, scores, masks

@@ -17,16 +17,17 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torchvision.ops import nms
 
+from thingstuff.errors import InputError
 from thingstuff.model.merge_graph import rescale_in_graph, semantic_labels_in_graph
 from thingstuff.model.nms import ignore_deprecation
 from thingstuff.model.panoptic import SIZE_DIVISOR, PanopticSegmenter
 from thingstuff.model.region import RegionBranch, Suppression
 from thingstuff.model.rpn import AnchorPredictions, RegionProposalNetwork
-from thingstuff.runtimes import INSTANCE_OUTPUTS, MASK_OUTPUT, PANOPTIC_OUTPUTS, SEMANTIC_OUTPUT
+from thingstuff.runtimes import IMAGES, INSTANCE_OUTPUTS, MASK_OUTPUT, PANOPTIC_OUTPUTS, SEMANTIC_OUTPUT
 from thingstuff.structures import Instances, Outputs, Proposals, Pyramid, Size
 
-IMAGES, CANVAS = "images", "canvas"
-"""Names of the inputs."""
+CANVAS = "canvas"
+"""Name of the tensor whose size the maps shall have."""
 LEAST_SIDE = 65
 """Exporters take shorter sides for a case of their own, in which the coarsest level has one cell."""
 
@@ -129,6 +130,19 @@ def trace(graph: ExportedGraph, batch: int, channels: int, dtype: torch.dtype) -
     dynamic = {IMAGES: {1: height, 2: width}, CANVAS: {0: Dim("map_height"), 1: Dim("map_width")}}
     with torch.no_grad(), quiet():
         return torch.export.export(graph, (images, canvas), dynamic_shapes=dynamic, strict=False)
+
+
+def check_sides(size: Size, picture: str) -> None:
+    """Make sure that a picture is not too small for the graph in a file for torch.
+
+    Raises:
+        InputError: It is.
+    """
+    if min(size) < LEAST_SIDE:
+        raise InputError(
+            f"{picture}: has {size[1]} x {size[0]} pixels (width x height) for the network; the graph in a .pt2 file "
+            f"takes {LEAST_SIDE} and more on each side, so compare it with larger ones"
+        )
 
 
 def _pad(images: Shaped[Tensor, "B C H W"]) -> Shaped[Tensor, "B C _ _"]:

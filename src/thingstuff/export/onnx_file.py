@@ -13,13 +13,12 @@ from onnx_ir.passes import common as passes
 from onnxscript import rewriter
 from onnxscript.rewriter.rules import common as rules
 
-from thingstuff.export.graph import CANVAS, IMAGES, ExportedGraph, quiet, trace
+from thingstuff.export.graph import CANVAS, ExportedGraph, quiet, trace
+from thingstuff.runtimes import IMAGES, OUTPUT_SIZE
 
 op: Any = onnxscript.opset20
 OPSET = 20
 """The first with a deformable convolution that exporters write correctly is 19."""
-OUTPUT_SIZE = "output_size"
-"""Name of the input that says how large the maps shall be: height and width."""
 _FAR_AWAY = -1e5
 _RULES = (
     rules.cast_cast_rule,

@@ -17,7 +17,7 @@ from torch._export.serde.schema import ScalarType
 
 from thingstuff.checkpoint import Checkpoint
 from thingstuff.errors import InputError
-from thingstuff.export.graph import LEAST_SIDE, ExportedGraph, trace
+from thingstuff.export.graph import ExportedGraph, check_sides, trace
 from thingstuff.runtimes import FileRuntime, read_metadata
 from thingstuff.structures import Size
 
@@ -47,11 +47,7 @@ def run_trusted_file(path: Path) -> FileRuntime:
     names = ExportedGraph(checkpoint.network(), checkpoint.labels.num_stuff, flagged_nms=False).output_names
 
     def run(images: np.ndarray, output_size: Size) -> dict[str, np.ndarray]:
-        if min(images.shape[1:3]) < LEAST_SIDE:
-            raise InputError(
-                f"a picture has {images.shape[2]} x {images.shape[1]} pixels (width x height) for the network; the "
-                f"graph in a .pt2 file takes {LEAST_SIDE} and more on each side, so compare it with larger ones"
-            )
+        check_sides((images.shape[1], images.shape[2]), "a picture")
         with torch.no_grad():
             values = graph(torch.from_numpy(images), torch.empty(output_size, dtype=torch.uint8))
         return {name: value.numpy() for name, value in zip(names, values, strict=True)}

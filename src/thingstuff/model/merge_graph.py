@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Float32, Int32, Int64, Shaped, UInt8
 from torch import Tensor
 
 from thingstuff.model import boxes as box_ops
+from thingstuff.model.tabulate import with_table
 from thingstuff.structures import MaskPaste, Outputs, PanopticMaps, Size
 
 _CHANNELS_AT_ONCE = 8
@@ -80,16 +81,7 @@ def merge_in_graph(
     valid = torch.cat([kept, (stuff_areas > 0) & (stuff_areas >= stuff_area)])
     new_ids = torch.cat([valid.cumsum(0) * valid, valid.new_zeros(1, dtype=torch.int64)]).int()
     ids = new_ids.index_select(0, torch.where(owners == count, shown + count, owners).flatten()).view(owners.shape)
-    # Rows move to their id; the others follow.
-    places = torch.where(valid, valid.cumsum(0), valid.sum() + (~valid).cumsum(0)) - 1
-    rows = torch.zeros_like(places).scatter(0, places, torch.arange(count + num_stuff, device=device))
-    table = (
-        torch.cat([labels + num_stuff, torch.arange(num_stuff, device=device)]),
-        torch.cat([scores, scores.new_ones(num_stuff)]),
-        torch.cat([areas, stuff_areas]) * valid,
-        valid,
-    )
-    return PanopticMaps(ids, *(column.index_select(0, rows) for column in table))
+    return with_table(ids, labels, scores, torch.cat([areas, stuff_areas]), valid)
 
 
 def semantic_labels_in_graph(

@@ -1,7 +1,7 @@
 """From the winner of each pixel to the panoptic map: class decision, stuff limit, table of segments."""
 
 import torch
-from jaxtyping import Float32, Int32, Int64
+from jaxtyping import Bool, Float32, Int32, Int64
 from torch import Tensor
 
 from thingstuff.structures import PanopticMaps, Size, StuffFrame, StuffMajority
@@ -68,16 +68,36 @@ def tabulate(
     ids_by_class = torch.cat([stuff_ids, torch.zeros_like(gained[num_stuff:])])
     thing_ids = torch.where(becomes_stuff, ids_by_class.index_select(0, look), thing_ids)
     ids_by_winner = torch.cat([stuff_ids, thing_ids, thing_ids.new_zeros(1)]).int()
+    ids = ids_by_winner.index_select(0, winners.flatten()).view(winners.shape)
+    return with_table(ids, labels, scores, torch.cat([thing_areas, stuff_areas]), valid)
+
+
+def with_table(
+    ids: Int32[Tensor, "H W"],
+    labels: Int64[Tensor, " n"],
+    scores: Float32[Tensor, " n"],
+    areas: Int64[Tensor, " rows"],
+    valid: Bool[Tensor, " rows"],
+) -> PanopticMaps:
+    """A map with its table, in which the valid rows come first; their ids are 1, 2 and so on, in the order given.
+
+    Args:
+        ids: The map.
+        labels: Thing index of each instance.
+        scores: Of each instance.
+        areas: Pixels of each instance, then of each stuff class.
+        valid: Which of these rows are segments of the map.
+    """
+    num_stuff = valid.shape[0] - labels.shape[0]
     # Rows move to their id; the others follow.
     places = torch.where(valid, valid.cumsum(0), valid.sum() + (~valid).cumsum(0)) - 1
     order = torch.zeros_like(places).scatter(0, places, torch.arange(len(valid), device=places.device))
     columns = (
         torch.cat([labels + num_stuff, torch.arange(num_stuff, device=labels.device)]),
         torch.cat([scores, scores.new_ones(num_stuff)]),
-        torch.cat([thing_areas, stuff_areas]) * valid,
+        areas * valid,
         valid,
     )
-    ids = ids_by_winner.index_select(0, winners.flatten()).view(winners.shape)
     return PanopticMaps(ids, *(column.index_select(0, order) for column in columns))
 
 

@@ -17,7 +17,7 @@ from thingstuff.checkpoint import Checkpoint, save_checkpoint, write_synced
 from thingstuff.data.loader import PictureSource
 from thingstuff.errors import InterruptedWork
 from thingstuff.evaluate import Evaluation
-from thingstuff.progress import console, make_progress
+from thingstuff.progress import announce, console, make_progress
 from thingstuff.recipe import Recipe
 from thingstuff.training import state
 from thingstuff.training.logs import RunLog
@@ -67,7 +67,7 @@ class Diary:
         write_synced(self.run.out / "recipe.json", self.recipe.model_dump_json(indent=2).encode())
         self.steps = RunLog(self.run.out, "steps", step + 1)
         self.evaluations = RunLog(self.run.out, "evaluations", step + 1)
-        console.print(self._announcement(), highlight=False, soft_wrap=True)
+        announce(self._announcement())
         self.bar = make_progress(TextColumn("{task.fields[numbers]}"))
         self.task = self.bar.add_task(self.recipe.name, total=self.plan.steps, completed=step, numbers="")
         self.bar.start()
@@ -132,7 +132,7 @@ class Diary:
             self.said_at = now
             left = (now - self.begun_at) / (step - self.first_step) * (self.plan.steps - step) / 60
             line = f"step {step} of {self.plan.steps}: {numbers}, about {left:.0f} minutes left"
-            console.print(line, highlight=False, soft_wrap=True)
+            announce(line)
 
     def note_evaluation(self, evaluation: Evaluation, losses: dict[str, float], source: PictureSource) -> None:
         """Note an evaluation, and write the last checkpoint and perhaps the best."""
@@ -155,7 +155,7 @@ class Diary:
         if best:
             save_checkpoint(self.run.out / "best.safetensors", checkpoint)
         numbers = "  ".join(f"{name} {value:.3f}" for name, value in _headlines(evaluation).items())
-        console.print(f"step {step}: {numbers}{'  (best)' if best else ''}", highlight=False, soft_wrap=True)
+        announce(f"step {step}: {numbers}{'  (best)' if best else ''}")
 
     def save_if_due(self) -> None:
         """Save the state if the last time is long enough ago."""

@@ -10,7 +10,7 @@ from thingstuff.data.scenes import SceneSource
 from thingstuff.data.transforms import Augmentation, ColorJitter
 from thingstuff.errors import InputError
 from thingstuff.labels import find_difference
-from thingstuff.progress import console
+from thingstuff.progress import announce
 from thingstuff.recipe import AugmentationConfig, Recipe, ScenesConfig
 from thingstuff.recipe_model import PictureConfig
 
@@ -55,7 +55,7 @@ def open_sources(recipe: Recipe, data: Path | None) -> tuple[PictureSource, Pict
             f"{train.json_path}: not one segment in {len(train)} pictures, so nothing can be learned; label them"
         )
     if is_first_process():
-        console.print(f"{data}: {train.layout}", soft_wrap=True, markup=False, highlight=False)
+        announce(f"{data}: {train.layout}")
     return train, val
 
 

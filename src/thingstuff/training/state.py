@@ -14,7 +14,7 @@ from thingstuff.checkpoint import load_checkpoint, write_synced
 from thingstuff.data.loader import PictureSource
 from thingstuff.errors import InputError
 from thingstuff.labels import LabelSet
-from thingstuff.progress import console
+from thingstuff.progress import announce
 from thingstuff.recipe import Recipe
 from thingstuff.training.transfer import transfer
 
@@ -84,7 +84,7 @@ def load_state(folder: Path, trainee: Trainee, settings: dict[str, Any]) -> None
     """
     path = folder / STATE_FILE
     if not path.exists():
-        console.print(f"{folder} has no saved state yet; the run begins anew", soft_wrap=True)
+        announce(f"{folder} has no saved state yet; the run begins anew")
         return
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
@@ -122,11 +122,11 @@ def initialize(network: nn.Module, path: Path, recipe: Recipe, labels: LabelSet)
         )
     network.load_state_dict(own | dict(found.weights))
     new = sorted({name.rsplit(".", 1)[0] for name in own.keys() - found.weights.keys()})
-    console.print(f"{path}: {len(found.weights)} of {len(own)} tensors taken", soft_wrap=True)
+    announce(f"{path}: {len(found.weights)} of {len(own)} tensors taken")
     for line in found.lines:
-        console.print(line, soft_wrap=True, markup=False, highlight=False)
+        announce(line)
     if new:
-        console.print(f"learned from nothing: {', '.join(new)}", soft_wrap=True)
+        announce(f"learned from nothing: {', '.join(new)}")
 
 
 def check_folder(folder: Path, resume: bool) -> None:
