@@ -141,8 +141,15 @@ def test_a_file_cut_short(path: Path, size: float) -> None:
 @pytest.mark.parametrize("content", [b"PK\x03\x04" + bytes(5000), b"{}" * 99, b"\xff" * 64])
 def test_a_file_of_another_kind(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "model.bin").write_bytes(content)
-    with pytest.raises(InputError, match=r"model\.bin: not a safetensors file, or cut short"):
+    with pytest.raises(InputError, match=r"model\.bin: not a checkpoint; name a \.safetensors file"):
         load_checkpoint(tmp_path / "model.bin")
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".xml", ".pt2"])
+def test_an_exported_file_is_no_checkpoint(tmp_path: Path, suffix: str) -> None:
+    (tmp_path / f"model{suffix}").write_bytes(bytes(10))
+    with pytest.raises(InputError, match=r"an exported file, not a checkpoint; name the \.safetensors file"):
+        load_checkpoint(tmp_path / f"model{suffix}")
 
 
 @pytest.mark.parametrize("name", ["model.pth", "model.pt", "model.pkl"])

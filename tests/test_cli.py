@@ -277,7 +277,7 @@ def test_predict_says_what_is_wrong_with_its_input(shell: Shell, checkpoint: Pat
     assert_refused(shell(f"predict {checkpoint} 'in/*.bmp' --out o"), "in/*.bmp", "no such picture")
     assert_refused(shell("predict nothing in --out o"), "nothing", "no such checkpoint", "tiny-scenes")
     assert_refused(shell("predict in in --out o"), "in", "folder", ".safetensors")
-    assert_refused(shell("predict in/a.jpg in --out o"), "in/a.jpg", "not a safetensors file")
+    assert_refused(shell("predict in/a.jpg in --out o"), "in/a.jpg", "not a checkpoint; name a .safetensors file")
     assert_refused(shell(f"predict {checkpoint} in --out in/a.jpg"), "in/a.jpg", "--out")
     assert_refused(shell(f"predict {checkpoint} in --out o --device gpu"), "'gpu'", "'cpu'")
     assert_refused(shell(f"predict {checkpoint} in --out o --short-side -1"), "short_side", "-1")
@@ -489,6 +489,11 @@ def test_recipes(shell: Shell):
     for name, make in RECIPES.items():
         assert json.loads(shell(f"recipes show {name}").out) == json.loads(make().model_dump_json())
     assert_refused(shell("recipes list"), "recipes list", "recipes show NAME")
+    Path("mine.py").write_text("from thingstuff.recipes import tiny_facades as coins")
+    assert shell("recipes show mine.py:coins").out == shell("recipes show tiny_facades").out
+    Path("recipe.json").write_text(shell("recipes show tiny_nuclei").out)
+    assert json.loads(shell("recipes show recipe.json").out)["name"] == "tiny_nuclei"
+    assert_refused(shell("recipes show none.py:coins"), "none.py: there is no such file", "give FILE.py:FUNCTION")
 
 
 def test_letters_that_the_output_cannot_show_do_not_end_the_work(monkeypatch: pytest.MonkeyPatch):

@@ -1,4 +1,7 @@
 import io
+import re
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -123,6 +126,27 @@ def test_odd_sizes(model: Model, size: tuple[int, int]) -> None:
 def test_arrays_of_another_kind(model: Model, picture: np.ndarray, message: str) -> None:
     with pytest.raises(InputError, match=message):
         model(picture)
+
+
+def test_what_is_no_picture() -> None:
+    """In a process of its own: here, type checks that only tests have would come first."""
+    script = """
+import torch, thingstuff
+model = thingstuff.load("tiny-scenes")
+for picture in (None, 3, torch.zeros(4, 5, 3, dtype=torch.uint8)):
+    try:
+        model(picture)
+    except thingstuff.InputError as error:
+        print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    ending = "give a path, a PIL image, a numpy array, or a list of them"
+    assert done.stdout.splitlines() == [f"picture: a {kind}; {ending}" for kind in ("NoneType", "int", "Tensor")]
+
+
+def test_a_model_shows_itself(model: Model, result: Result) -> None:
+    assert repr(model) == "Model(tiny: 6 thing classes, 6 stuff classes, pictures as they are)"
+    assert re.fullmatch(r"DetectedInstances\(\d+ in \d+x\d+, masks, scores [\d.]+ to [\d.]+\)", repr(result.instances))
 
 
 def test_a_missing_picture(model: Model, tmp_path: Path) -> None:

@@ -100,7 +100,7 @@ COMMANDS = {
     "thingstuff evaluate runs/coins/best.safetensors --data coins --split val --out runs/coins/val": Expected(
         "", "runs/coins/val", ("metrics.json", *RESULTS)
     ),
-    "thingstuff predict tiny-scenes pictures/ --out labelled --overlay": Expected(
+    "thingstuff predict tiny-facades pictures/ --out labelled --overlay": Expected(
         "", "labelled", ("overlays/a.jpg", "overlays/b.jpg", *RESULTS)
     ),
     "thingstuff predict tiny-scenes scene.png --out labelled --overlay": Expected(
@@ -182,7 +182,7 @@ def make_coins(folder: Path) -> Path:
 def test_readme(folder: Path):
     source = SceneSource(7, 3)
     (folder / "pictures").mkdir()
-    for index, name in enumerate(("street.jpg", "pictures/a.jpg", "pictures/b.png")):
+    for index, name in enumerate(("house.jpg", "pictures/a.jpg", "pictures/b.png")):
         Image.fromarray(source.read(index).image).save(name)
     make_coins(folder).rename("ROOT")
     for name in ("truth", "predictions", "a", "b"):
@@ -191,7 +191,7 @@ def test_readme(folder: Path):
     for language, text in blocks(README):
         if language == "python":
             run_python(text)
-            assert (folder / "street_panoptic.png").exists()
+            assert (folder / "house_panoptic.png").exists()
         else:
             for line in commands(text):
                 check_command(line)

@@ -85,7 +85,7 @@ def test_what_does_not_go_together(arguments: tuple[Any, ...], message: str) -> 
 @pytest.mark.parametrize(("runtime", "extra"), [("onnx", "export"), ("openvino", "openvino")])
 def test_missing_packages_are_named(runtime: str, extra: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runtimes.importlib.util, "find_spec", missing("onnxscript"))
-    with pytest.raises(InputError, match=rf"{runtime}: onnxscript is missing; pip install 'thingstuff\[{extra}\]'"):
+    with pytest.raises(InputError, match=rf"runtime '{runtime}' lacks onnxscript; pip install 'thingstuff\[{extra}\]'"):
         pick(runtime)
 
 
@@ -147,7 +147,7 @@ def test_a_file_needs_only_what_runs_it(
     monkeypatch.setattr(runtimes.importlib.util, "find_spec", missing("onnx", "onnxscript"))
     assert load(path).recipe == tiny_checkpoint.recipe
     monkeypatch.setattr(runtimes.importlib.util, "find_spec", missing("onnxruntime"))
-    with pytest.raises(InputError, match=r"onnx: onnxruntime is missing; pip install 'thingstuff\[export\]'"):
+    with pytest.raises(InputError, match=r"runtime 'onnx' lacks onnxruntime; pip install 'thingstuff\[export\]'"):
         load(path)
 
 

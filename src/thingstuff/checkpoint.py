@@ -129,6 +129,8 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
             weights = {name: _as_float32(opened.get_tensor(name)) for name in opened.keys()}  # noqa: SIM118
             _check_finite(weights, file)
     except SafetensorError as error:
+        if file.suffix != ".safetensors":
+            raise InputError(f"{file}: not a checkpoint; name a .safetensors file") from error
         raise InputError(
             f"{file}: not a safetensors file, or cut short ({error}); copy or download it again"
         ) from error

@@ -94,6 +94,11 @@ class Model:
 
     _runtime: TorchRuntime | FileRuntime
 
+    def __repr__(self) -> str:
+        things, stuff = self.labels.num_things, self.labels.num_stuff
+        size = f"{self.short_side} px" if self.short_side else "as they are"
+        return f"Model({self.recipe.name}: {things} thing classes, {stuff} stuff classes, pictures {size})"
+
     @property
     def network(self) -> PanopticSegmenter:
         """The network itself, where torch runs it; the backbone's batch norms are part of its convolutions.
@@ -142,6 +147,9 @@ class Model:
         """
         if output_size is not None:
             output_size = _checked_size(output_size)
+        if not isinstance(pictures, Picture | Sequence):
+            kind = type(pictures).__name__
+            raise InputError(f"picture: a {kind}; give a path, a PIL image, a numpy array, or a list of them")
         if isinstance(pictures, Picture):
             image = self._as_array(pictures)
             return self._see([image], *self._sizes(image, output_size))[0]

@@ -44,6 +44,11 @@ class DetectedInstances:
     def __len__(self) -> int:
         return len(self.scores)
 
+    def __repr__(self) -> str:
+        best = f", scores {self.scores[0]:.2f} to {self.scores[-1]:.2f}" if len(self) else ""
+        masks = "no masks" if self.mask_probabilities is None else "masks"
+        return f"DetectedInstances({len(self)} in {self.size[1]}x{self.size[0]}, {masks}{best})"
+
     def mask(self, row: int) -> Bool[np.ndarray, "H W"]:
         """One mask at the size of the output; only from a network with a mask branch."""
         assert self.mask_probabilities is not None

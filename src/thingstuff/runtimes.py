@@ -181,7 +181,7 @@ def require_packages(kind: ExportKind, *, only_running: bool = False) -> None:
     if only_running:
         missing = [name for name in missing if name == PACKAGES[kind][-1]]
     if missing:
-        raise InputError(f"{kind}: {', '.join(missing)} is missing; pip install 'thingstuff[{EXTRAS[kind]}]'")
+        raise InputError(f"runtime {kind!r} lacks {', '.join(missing)}; pip install 'thingstuff[{EXTRAS[kind]}]'")
 
 
 # --- files ---

@@ -2,6 +2,7 @@
 """Every fault in the files that panopticapi meets with an exception or a wrong number: what it does and what we do."""
 
 import json
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -472,3 +473,36 @@ def test_options_that_do_not_fit(tmp_path):
     for emulate in (False, True):
         with pytest.raises(InputError, match="reference_cores is 0"):
             files.score(reference_cores=0, emulate_panopticapi=emulate)
+
+
+def test_predictions_of_a_folder_are_known_by_the_names_of_their_files(tmp_path):
+    """What `predict` writes has the names of pictures for ids, because it knows no data set."""
+    files = Files(tmp_path)
+    files.gt["annotations"][0]["image_id"] = 19
+    files.pred["annotations"][0]["image_id"] = "house"
+    found = files.write().score()
+    assert found.pq == 1
+    (warning,) = found.warnings
+    assert warning.kind == "image ids of another data set"
+    assert "pred.json: no image_id is in" in warning.example
+
+
+@pytest.mark.parametrize("name", ["other.png", "sub/2.png"])
+def test_other_names_tell_nothing(tmp_path, name):
+    files = Files(tmp_path)
+    files.gt["annotations"][0]["image_id"] = 19
+    files.pred["annotations"][0] |= {"image_id": "house", "file_name": name}
+    with pytest.raises(InputError, match="no prediction for the picture with image_id 19"):
+        files.write().score()
+
+
+def test_names_count_only_where_no_id_is_known(tmp_path):
+    """One picture by its id, another by its name: that would be guessing."""
+    files = Files(tmp_path)
+    files.gt["annotations"].append(files.gt["annotations"][0] | {"image_id": 2, "file_name": "2.png"})
+    files.pred["annotations"].append(files.pred["annotations"][0] | {"image_id": "house", "file_name": "2.png"})
+    files.write()
+    for side in ("gt", "pred"):
+        shutil.copy(files.png(side), tmp_path / side / "2.png")
+    with pytest.raises(InputError, match="no prediction for the picture with image_id 2"):
+        files.score()

@@ -63,7 +63,7 @@ def train(words: list[str]) -> int:
             "`thingstuff train RECIPE --help` lists what can be changed"
         )
     from_data = words[0] == FROM_DATA
-    base = derive(tiny_facades(), name=FROM_DATA) if from_data else _chosen_recipe(words[0])
+    base = derive(tiny_facades(), name=FROM_DATA) if from_data else chosen_recipe(words[0])
     from thingstuff.training.run import Run
 
     def read(
@@ -128,7 +128,7 @@ def train(words: list[str]) -> int:
     return SUCCESS
 
 
-def _chosen_recipe(word: str) -> Recipe:
+def chosen_recipe(word: str) -> Recipe:
     """A recipe by its name, from a JSON file, or from a function in somebody's own Python file."""
     path, _, function = (f"{word}:" if word.endswith(".py") else word).rpartition(":")
     if path.endswith(".py"):
@@ -168,7 +168,7 @@ class EvaluateOptions:
     """Options of `evaluate`."""
 
     checkpoint: Annotated[Positional[str], arg(metavar="CHECKPOINT")]
-    """A .safetensors file, the name of a bundled network, or an exported file."""
+    """A .safetensors file, the name of a bundled or published network, or an exported file."""
     data: Path | None = None
     """Root of the data set; a network trained on scenes needs none."""
     split: str = "val"
@@ -250,7 +250,7 @@ class PredictOptions:
     """Options of `predict`."""
 
     checkpoint: Annotated[Positional[str], arg(metavar="CHECKPOINT")]
-    """A .safetensors file, the name of a bundled network, or an exported file."""
+    """A .safetensors file, the name of a bundled or published network, or an exported file."""
     inputs: Annotated[Positional[tuple[str, ...]], arg(metavar="PICTURES")]
     """Pictures, folders of pictures, or patterns such as 'photos/*.jpg'."""
     out: Annotated[Path, arg(metavar="DIR")]

@@ -9,7 +9,7 @@ from tyro.conf import Positional, arg
 from thingstuff.cli import SUCCESS
 from thingstuff.commands.terminal import parse, say, say_json
 from thingstuff.errors import InputError
-from thingstuff.recipes import FROM_DATA, FROM_DATA_SUMMARY, RECIPES, find_recipe
+from thingstuff.recipes import FROM_DATA, FROM_DATA_SUMMARY, RECIPES
 
 # --- convert ---
 
@@ -49,7 +49,7 @@ class RecipesOptions:
     """Options of `recipes`."""
 
     action: Positional[tuple[str, ...]] = ()
-    """Nothing lists all recipes; `show NAME` prints one."""
+    """Nothing lists all recipes; `show NAME` prints one, also a recipe.json or FILE.py:FUNCTION."""
     json: bool = False
     """Print as JSON."""
 
@@ -73,7 +73,9 @@ def recipes(words: list[str]) -> int:
                 "All other fields are those of the network that it begins with; recipe.json in the run folder has all."
             )
         case ("show", name):
-            say(find_recipe(name).model_dump_json(indent=2))
+            from thingstuff.commands.networks import chosen_recipe
+
+            say(chosen_recipe(name).model_dump_json(indent=2))
         case _:
             raise InputError(f"recipes {' '.join(options.action)}: write `recipes` or `recipes show NAME`")
     return SUCCESS

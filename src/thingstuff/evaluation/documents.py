@@ -5,7 +5,7 @@ Source: https://cocodataset.org/#format-data
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -137,7 +137,13 @@ def _folder(path: Path, folder: Path | None, what: str) -> Path:
 def _matching_ids(
     pictures: Mapping[int | str, ListedPicture], truth: Listing, path: Path, problems: Problems
 ) -> Mapping[int | str, ListedPicture]:
-    """Predictions by the image id of the truth."""
+    """Predictions by the image id of the truth.
+
+    Where no id is known to the truth, as where pictures were predicted that lay in a folder, the names of the PNG files
+    say which picture is which.
+    """
+    if set(map(str, truth.pictures)).isdisjoint(map(str, pictures)):
+        pictures = _named_alike(pictures, truth, path, problems)
     by_text = {str(image_id): picture for image_id, picture in pictures.items()}
     matched: dict[int | str, ListedPicture] = {}
     for image_id in truth.pictures:
@@ -156,6 +162,22 @@ def _matching_ids(
         if image_id not in used:
             problems.note("prediction without truth", f"{path}: image_id {image_id!r} is not in {truth.path}: ignored")
     return matched
+
+
+def _named_alike(
+    pictures: Mapping[int | str, ListedPicture], truth: Listing, path: Path, problems: Problems
+) -> Mapping[int | str, ListedPicture]:
+    """Predictions under the image ids of the truth where their PNG files have the same names; else as they were."""
+    ids = {picture.path.name: image_id for image_id, picture in truth.pictures.items()}
+    named = {picture.path.name: picture for picture in pictures.values()}
+    if len(ids) < len(truth.pictures) or len(named) < len(pictures) or not ids.keys() & named.keys():
+        return pictures
+    problems.note(
+        "image ids of another data set",
+        f"{path}: no image_id is in {truth.path}, but PNG files have the same names: these tell which picture is which",
+    )
+    renamed = (replace(picture, image_id=ids.get(name, picture.image_id)) for name, picture in named.items())
+    return {picture.image_id: picture for picture in renamed}
 
 
 class _Damaged(Exception):
