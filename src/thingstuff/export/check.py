@@ -154,19 +154,16 @@ def agree(one: Panoptic, other: Panoptic) -> float:
     """Share of pixels where two maps show the same segment.
 
     Ids follow the order of scores, so that a near tie may swap two: segments of one class that share most pixels count
-    as the same, each with one other.
+    as the same. Several of the first map may have the same partner in the second; that there are as many in both is
+    asked apart.
     """
     classes, other_classes = ({0: 0} | {s.id: s.category_id for s in panoptic.segments} for panoptic in (one, other))
     pairs, counts = np.unique(np.stack([one.ids.ravel(), other.ids.ravel()]), axis=1, return_counts=True)
-    shared = 0
-    for pair in np.argsort(-counts, kind="stable"):
-        first, second = pairs[:, pair].tolist()
-        if first not in classes or second not in other_classes:
-            continue  # one of them has its partner already
+    shared: dict[int, int] = {}
+    for (first, second), count in zip(pairs.T.tolist(), counts.tolist(), strict=True):
         if (first == 0) == (second == 0) and classes[first] == other_classes[second]:
-            shared += int(counts[pair])
-            del classes[first], other_classes[second]
-    return shared / one.ids.size
+            shared[first] = max(shared.get(first, 0), count)
+    return sum(shared.values()) / one.ids.size
 
 
 def furthest(one: DetectedInstances, other: DetectedInstances) -> tuple[float, float, float | None]:
