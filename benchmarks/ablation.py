@@ -8,9 +8,8 @@
 `upsnet` and `panet` learn scenes; `facades` and `nuclei`, with the parts of both, learn the pictures of a folder. The
 same number of steps, the same seeds and so the same pictures in the same order. As the papers begin with a backbone
 that knows ImageNet, all networks here begin with the backbone of the bundled network for these pictures, and learn all
-else from nothing. Runs that are done are kept: called again with the same folder, the script makes those that are
-missing. Networks
-with UPSNet's panoptic head are judged twice, with it and with Panoptic FPN's heuristic on the same weights.
+else from nothing. Networks with UPSNet's panoptic head are judged twice, with it and with Panoptic FPN's heuristic on
+the same weights. Runs that are done are kept: called again with the same folder, the script makes what is missing.
 """
 
 import argparse

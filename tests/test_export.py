@@ -98,19 +98,21 @@ def checkpoint(tiny_checkpoint: Checkpoint) -> Checkpoint:
     return make_checkpoint(tiny_checkpoint)
 
 
+BATCHES = {"panoptic_fpn": 2}
+"""Pictures at once in the files of these tests, where it is not one."""
 Exported = Callable[[str], tuple[Checkpoint, Path]]
 """Gives the network of a family and its ONNX file."""
 
 
 @pytest.fixture(scope="module")
 def exported(tiny_checkpoint: Checkpoint, folder: Path) -> Exported:
-    """Every family is written once; Panoptic FPN takes two pictures at once."""
+    """Every family is written once."""
     files: dict[str, tuple[Checkpoint, Path]] = {}
 
     def export(family: str) -> tuple[Checkpoint, Path]:
         if family not in files:
             made, path = make_checkpoint(tiny_checkpoint, **FAMILIES[family]), folder / f"{family}.onnx"
-            export_checkpoint(made, "onnx", path, batch=2 if family == "panoptic_fpn" else 1)
+            export_checkpoint(made, "onnx", path, batch=BATCHES.get(family, 1))
             files[family] = made, path
         return files[family]
 
@@ -234,7 +236,7 @@ def test_no_object_and_one_object(exported: Exported, tmp_path: Path, count: int
         from thingstuff.export.openvino_file import write_openvino_file
         from thingstuff.runtimes import write_metadata
 
-        write_openvino_file(path, write_metadata(changed, 2 if family == "panoptic_fpn" else 1), tmp_path / "few.xml")
+        write_openvino_file(path, write_metadata(changed, BATCHES.get(family, 1)), tmp_path / "few.xml")
         path = tmp_path / "few.xml"
     for picture in (draw_scene(1, 0, (96, 128)).image, np.zeros((96, 128, 3), np.uint8)):
         eager, found = (model(picture) for model in (Model(changed, short_side=0), load(path, short_side=0)))

@@ -14,6 +14,7 @@ from jaxtyping import Shaped
 from PIL import Image
 
 from thingstuff.checkpoint import BUNDLED, Checkpoint, load_checkpoint
+from thingstuff.conversions import converted
 from thingstuff.data.images import read_picture, to_eight_bits, upright_rgb
 from thingstuff.data.transforms import target_size
 from thingstuff.errors import InputError
@@ -21,7 +22,7 @@ from thingstuff.model.panoptic import PanopticSegmenter
 from thingstuff.published import PUBLISHED, published_checkpoint
 from thingstuff.recipe_model import TTAConfig
 from thingstuff.result import Result, SemanticSource, to_instances, to_panoptic
-from thingstuff.runtimes import FileRuntime, Runtime, Sight, converted, is_exported, open_exported, pick_runtime
+from thingstuff.runtimes import FileRuntime, Runtime, Sight, is_exported, open_exported, pick_runtime
 from thingstuff.structures import PixelKind, Precision, Size
 from thingstuff.torch_runtime import Looks, TorchRuntime, made_fast
 

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from tyro.conf import Positional, arg
 
 from thingstuff.cli import SUCCESS
+from thingstuff.commands.recipe_words import chosen_recipe
 from thingstuff.commands.terminal import parse, say, say_json
 from thingstuff.errors import InputError
 from thingstuff.recipes import FROM_DATA, FROM_DATA_SUMMARY, RECIPES
@@ -73,8 +74,6 @@ def recipes(words: list[str]) -> int:
                 "All other fields are those of the network that it begins with; recipe.json in the run folder has all."
             )
         case ("show", name):
-            from thingstuff.commands.networks import chosen_recipe
-
             say(chosen_recipe(name).model_dump_json(indent=2))
         case _:
             raise InputError(f"recipes {' '.join(options.action)}: write `recipes` or `recipes show NAME`")
