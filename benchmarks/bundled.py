@@ -36,7 +36,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--threads", type=int, default=get_num_threads())
     options = parser.parse_args()
-    files = find_pictures(options.pictures)
+    if options.count < 1:
+        parser.error(f"--count {options.count}: at least one picture is needed")
+    try:
+        files = find_pictures(options.pictures)
+    except InputError as error:
+        parser.error(str(error))
     count = min(options.count, len(files))
     chosen = [files[place * len(files) // count] for place in range(count)]
     ways = {
