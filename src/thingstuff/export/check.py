@@ -68,7 +68,7 @@ class Difference:
 
 
 def compare(checkpoint: Checkpoint, path: Path, pictures: Sequence[Picture] = ()) -> list[Difference]:
-    """Let the network and a file see the same pictures: procedural scenes, black, and those that are given.
+    """Let the network and a file see the same pictures: procedural scenes, darkness, and those that are given.
 
     Of a file for several pictures at once, every row sees scenes of its own.
 
@@ -87,8 +87,8 @@ def compare(checkpoint: Checkpoint, path: Path, pictures: Sequence[Picture] = ()
         for row, pair in enumerate(results, start=1):
             place = f", {row} of {runtime.batch}" if runtime.batch > 1 else ""
             differences.append(_difference(f"scene {size[0]}x{size[1]}{place}", *pair))
-    black = np.zeros_like(_scene(0, (96, 70), kind))
-    differences.append(_difference("black 96x70", eager(black), file(black)))
+    dark = _darkness((96, 70), kind)
+    differences.append(_difference("darkness 96x70", eager(dark), file(dark)))
     if pictures:
         file, eager = Model.of_file(runtime), Model(checkpoint)
         differences += [_difference(str(picture), eager(picture), file(picture)) for picture in pictures]
@@ -127,6 +127,12 @@ def _scene(number: int, size: Size, kind: PictureConfig) -> np.ndarray:
     return image.astype(np.uint16) * 257 if kind.pixels == "uint16" else image
 
 
+def _darkness(size: Size, kind: PictureConfig) -> np.ndarray:
+    """A picture of nothing. Were it black all over, regions would be alike, and rounding would choose between them."""
+    noise = np.random.default_rng(0).integers(0, 8, (*size, kind.channels))
+    return noise.astype(np.uint16) * 257 if kind.pixels == "uint16" else noise.astype(np.uint8)
+
+
 def _difference(name: str, eager: Result, file: Result) -> Difference:
     segments = agreement = found = None
     boxes = scores = 0.0
@@ -153,17 +159,19 @@ def _difference(name: str, eager: Result, file: Result) -> Difference:
 def agree(one: Panoptic, other: Panoptic) -> float:
     """Share of pixels where two maps show the same segment.
 
-    Ids follow the order of scores, so that a near tie may swap two: segments of one class that share most pixels count
-    as the same. Several of the first map may have the same partner in the second; that there are as many in both is
-    asked apart.
+    Ids follow the order of scores, so that a near tie may swap two: segments of one class that share most pixels are
+    partners, each of at most one.
     """
     classes, other_classes = ({0: 0} | {s.id: s.category_id for s in panoptic.segments} for panoptic in (one, other))
     pairs, counts = np.unique(np.stack([one.ids.ravel(), other.ids.ravel()]), axis=1, return_counts=True)
-    shared: dict[int, int] = {}
-    for (first, second), count in zip(pairs.T.tolist(), counts.tolist(), strict=True):
-        if (first == 0) == (second == 0) and classes[first] == other_classes[second]:
-            shared[first] = max(shared.get(first, 0), count)
-    return sum(shared.values()) / one.ids.size
+    partners: dict[int, int] = {}
+    shared = 0
+    for (first, second), count in sorted(zip(pairs.T.tolist(), counts.tolist(), strict=True), key=lambda p: -p[1]):
+        alike = (first == 0) == (second == 0) and classes[first] == other_classes[second]
+        if alike and first not in partners and second not in partners.values():
+            partners[first] = second
+            shared += count
+    return shared / one.ids.size
 
 
 def furthest(one: DetectedInstances, other: DetectedInstances) -> tuple[float, float, float | None]:
