@@ -9,7 +9,7 @@ pytest.importorskip("onnxscript")
 from onnx import ModelProto, TensorProto, checker, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from thingstuff.export.onnx_file import _slice_where_gathered
+from thingstuff.export.onnx_file import _move_into_loops, _slice_where_gathered
 
 VALUES = np.arange(35).reshape(5, 7)
 
@@ -55,3 +55,40 @@ def test_other_columns_are_gathered(start: int, shape: list[int]) -> None:
     _slice_where_gathered(model)
     assert "Gather" in [node.op_type for node in model.graph.node]
     assert np.array_equal(run(model, 3), before)
+
+
+def test_a_loop_gets_the_constants_that_it_alone_uses() -> None:
+    flag = helper.make_tensor_value_info("again", TensorProto.BOOL, ())
+    body = helper.make_graph(
+        [
+            helper.make_node("Identity", ["again"], ["goes_on"]),
+            helper.make_node("Mul", ["before", "own"], ["product"]),
+            helper.make_node("Add", ["product", "shared"], ["after"]),
+        ],
+        "body",
+        [
+            helper.make_tensor_value_info("turn", TensorProto.INT64, ()),
+            flag,
+            helper.make_tensor_value_info("before", TensorProto.INT64, ()),
+        ],
+        [
+            helper.make_tensor_value_info("goes_on", TensorProto.BOOL, ()),
+            helper.make_tensor_value_info("after", TensorProto.INT64, ()),
+        ],
+    )
+    nodes = [
+        helper.make_node("Add", ["start", "shared"], ["first"]),
+        helper.make_node("Loop", ["turns", "true", "first"], ["last"], body=body),
+    ]
+    number = helper.make_tensor_value_info("start", TensorProto.INT64, ())
+    result = helper.make_tensor_value_info("last", TensorProto.INT64, ())
+    constants = {"turns": 3, "true": True, "own": 2, "shared": 1, "unused": 7}
+    tensors = [numpy_helper.from_array(np.array(value), name) for name, value in constants.items()]
+    graph = helper.make_graph(nodes, "loop", [number], [result], tensors)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    _move_into_loops(model)
+    checker.check_model(model)
+    assert [tensor.name for tensor in model.graph.initializer] == ["turns", "true", "shared", "unused"]
+    assert [tensor.name for tensor in model.graph.node[1].attribute[0].g.initializer] == ["own"]
+    (last,) = ReferenceEvaluator(model).run(None, {"start": np.array(4)})
+    assert last == 2 * (2 * (2 * (4 + 1) + 1) + 1) + 1

@@ -115,3 +115,55 @@ def test_steps_of_loops_are_marked_as_well(tmp_path: Path) -> None:
     compiled = openvino.Core().compile_model(tmp_path / "loop.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     found = compiled({"turns": np.array(3), "start": np.array([1001, 0], dtype=np.float32)})["sums"]
     assert found.tolist() == [1004, 3]
+
+
+def test_learned_layers_of_loops_are_not_marked(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    kernel = numpy_helper.from_array(generator.normal(size=(4, 4, 1, 1)).astype(np.float32), "kernel")
+    inner = numpy_helper.from_array(generator.normal(size=(4, 4, 1, 1)).astype(np.float32), "inner_kernel")
+    numbers = helper.make_tensor_value_info("pixels", TensorProto.FLOAT, (1, 4, 8, 8))
+    body = helper.make_graph(
+        [
+            helper.make_node("Identity", ["again"], ["goes_on"]),
+            helper.make_node("Relu", ["features"], ["positive"]),
+            helper.make_node("Conv", ["positive", "inner_kernel"], ["seen"]),
+            helper.make_node("Sub", ["before", "seen"], ["after"]),
+        ],
+        "body",
+        [
+            helper.make_tensor_value_info("turn", TensorProto.INT64, ()),
+            helper.make_tensor_value_info("again", TensorProto.BOOL, ()),
+            helper.make_tensor_value_info("before", TensorProto.FLOAT, (1, 4, 8, 8)),
+        ],
+        [
+            helper.make_tensor_value_info("goes_on", TensorProto.BOOL, ()),
+            helper.make_tensor_value_info("after", TensorProto.FLOAT, (1, 4, 8, 8)),
+        ],
+        [inner],
+    )
+    nodes = [
+        helper.make_node("Conv", ["pixels", "kernel"], ["convolved"]),
+        helper.make_node("Abs", ["convolved"], ["features"]),  # goes into a learned layer only
+        helper.make_node("Exp", ["pixels"], ["start"]),  # goes into what follows it
+        helper.make_node("Loop", ["turns", "", "start"], ["sums"], body=body),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "sums",
+        [helper.make_tensor_value_info("turns", TensorProto.INT64, ()), numbers],
+        [helper.make_tensor_value_info("sums", TensorProto.FLOAT, (1, 4, 8, 8))],
+        [kernel],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    onnx.checker.check_model(model)
+    onnx.save(model, tmp_path / "loop.onnx")
+    write_openvino_file(tmp_path / "loop.onnx", {}, tmp_path / "loop.xml")
+
+    def marked(path: str) -> set[str | None]:
+        layers = ElementTree.parse(tmp_path / "loop.xml").getroot().findall(path)
+        return {layer.get("type") for layer in layers if layer.find("rt_info/attribute[@name='precise']") is not None}
+
+    assert marked("layers/layer") == {"Exp", "Loop"}
+    inside = marked("layers/layer/body/layers/layer")
+    assert "Subtract" in inside
+    assert not inside & {"Convolution", "ReLU"}

@@ -7,9 +7,10 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from production import loops_of_python
 from thingstuff.model import boxes as box_ops
@@ -43,7 +44,7 @@ def random_outputs(seed: int, count: int, size: Size, num_stuff: int, *, masks: 
     corners = torch.rand((1, count, 2, 2), generator=random) * torch.tensor([width, height])
     boxes = torch.cat([corners.amin(dim=2), corners.amax(dim=2) + 1], dim=2)  # at least a pixel wide and high
     logits = torch.randn((1, max(count, 1), 4, 4), generator=random) + 1
-    logits = (torch.nn.functional.interpolate(logits, size=(28, 28), mode="bilinear") * 4)[:, :count]
+    logits = (interpolate(logits, size=(28, 28), mode="bilinear") * 4)[:, :count]
     scores = torch.rand((1, count), generator=random).round(decimals=1)  # with equal ones
     labels = torch.randint(0, 3, (1, count), generator=random)
     valid = torch.rand((1, count), generator=random) < 0.9
@@ -72,12 +73,26 @@ def assert_same(eager: PanopticMaps, graph: PanopticMaps) -> None:
         assert torch.equal(one, other), name
 
 
+def is_a_tie(outputs: Outputs, size: Size, output_size: Size, kind: MaskPaste) -> bool:
+    """Whether a pixel is so nearly half of a mask, or of two classes, that each form decides by how it rounds."""
+    instances, semantic = outputs.instances, outputs.semantic
+    assert instances is not None
+    assert instances.mask_logits is not None
+    assert semantic is not None
+    boxes = rescale_in_graph(instances.boxes[0], size, output_size)
+    down, masks, across = mask_factors(instances.mask_logits[0].sigmoid(), boxes, output_size, kind)
+    full = interpolate(semantic.logits, scale_factor=4, mode="bilinear")[:, :, : size[0], : size[1]]
+    best, second, *_ = interpolate(full, size=output_size, mode="bilinear")[0].sort(dim=0, descending=True).values
+    return bool(((down @ masks @ across.mT - 0.5).abs() < 1e-6).any() or (best - second < 1e-5).any())
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("count", [0, 1, 9, 40])
 @settings(max_examples=8, deadline=None)
 @given(seed=st.integers(0, 10**6), output=st.sampled_from([(50, 70), (33, 91), (1, 1), (120, 64)]))
 def test_both_forms_give_the_same_map(kind: MaskPaste, count: int, seed: int, output: Size) -> None:
     outputs = random_outputs(seed, count, (50, 70), 2)
+    assume(not is_a_tie(outputs, (50, 70), output, kind))
     assert_same(*both(outputs, (50, 70), output, mask_paste=kind))
 
 

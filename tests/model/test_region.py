@@ -1,6 +1,7 @@
 """From proposals to detections: scores, boxes, what is dropped, which mask is taken."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 
 from thingstuff.model.box_head import BoxPredictions
 from thingstuff.model.region import RegionBranch, Suppression
-from thingstuff.structures import Proposals, Pyramid
+from thingstuff.structures import Instances, Proposals, Pyramid
 
 PYRAMID = Pyramid({4: torch.zeros(1, 1, 25, 25)})
 NOTHING = -1e4
@@ -26,18 +27,18 @@ class GivenPredictions(nn.Module):
 
 
 class BoxesThemselves(nn.Module):
-    """Stands in for a pool: the features of a box are its coordinates."""
+    """Stands in for a pool: the features of a box are its coordinates, of one pixel."""
 
     def forward(self, _: Pyramid, boxes: list[Tensor]) -> Tensor:
-        return torch.cat(list(boxes))
+        return torch.cat(list(boxes))[:, :, None, None]
 
 
 class MasksOfEveryClass(nn.Module):
     """Stands in for a mask head: the mask of class t of a box is full of 10 t + x1."""
 
     def forward(self, boxes: Tensor) -> Tensor:
-        masks = 10 * torch.arange(3.0)[None] + boxes[:, :1]
-        return masks[:, :, None, None].expand(-1, -1, 2, 2)
+        masks = 10 * torch.arange(3.0)[None, :, None, None] + boxes[:, :1]
+        return masks.expand(-1, -1, 2, 2)
 
 
 def proposals(boxes: list[list[float]], valid: list[bool] | None = None) -> Proposals:
@@ -195,16 +196,52 @@ def test_each_detection_gets_the_mask_of_its_class_and_its_final_box() -> None:
     assert found.mask_logits[0, :2].flatten(1).tolist() == [[20.0] * 4, [65.0] * 4]
 
 
-def test_masks_of_rows_that_only_fill_up_are_not_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_masks_of_rows_that_only_fill_up_are_not_computed() -> None:
     region = branch([[0.0, math.log(3), NOTHING, 0.0], [NOTHING, NOTHING, NOTHING, 5.0]], masks=True)
-    eager, _ = region(PYRAMID, proposals(TWO_BOXES), SIZES)
-    assert eager.valid.tolist() == [[True, True, False, False]]
-    assert eager.mask_logits is not None
-    assert eager.mask_logits[0, :, 0, 0].tolist() == [10.0, 0.0, 0.0, 0.0]
+    found, _ = region(PYRAMID, proposals(TWO_BOXES), SIZES)
+    assert found.valid.tolist() == [[True, True, False, False]]
+    assert found.mask_logits is not None
+    assert found.mask_logits[0, :, 0, 0].tolist() == [10.0, 0.0, 0.0, 0.0]
+
+
+class CountingMasks(MasksOfEveryClass):
+    """Says how many masks it was asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: list[int] = []
+
+    def forward(self, boxes: Tensor) -> Tensor:
+        self.counts.append(len(boxes))
+        return super().forward(boxes)
+
+
+def one_by_one(condition: Callable[..., Tensor], body: Callable[..., tuple[Tensor, ...]], start: tuple[Tensor, ...]):
+    """What ``torch.while_loop`` does, without a compiler."""
+    while condition(*start):
+        start = body(*start)
+    return start
+
+
+@pytest.mark.parametrize("counts", [(0, 0), (1, 0), (10, 3), (11, 0), (20, 24), (25, 25)])
+def test_graphs_compute_masks_up_to_the_last_row_that_is_valid(
+    counts: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    region = branch([[0.0] * 4], masks=True, num_detections=25)
+    region.mask_head = head = CountingMasks()
+    boxes, labels = torch.arange(200.0).view(2, 25, 4), torch.arange(50).view(2, 25) % 3
+    valid = torch.arange(25) < torch.tensor(counts)[:, None]
+    found = Instances(boxes, valid.float(), labels, None, valid)
+    eager = region.with_masks(PYRAMID, found).mask_logits
+    assert eager is not None
+    assert torch.equal(eager[valid], (10 * labels + boxes[:, :, 0])[valid][:, None, None].expand(-1, 2, 2))
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
-    graph, _ = region(PYRAMID, proposals(TWO_BOXES), SIZES)
-    assert graph.mask_logits is not None
-    torch.testing.assert_close(graph.mask_logits[graph.valid], eager.mask_logits[eager.valid])
+    monkeypatch.setattr(torch, "while_loop", one_by_one)
+    head.counts = []
+    graph = region.with_masks(PYRAMID, found).mask_logits
+    assert graph is not None
+    assert torch.equal(graph[valid], eager[valid])
+    assert head.counts == [20] * math.ceil(max(counts) / 10)  # ten of each of two pictures
 
 
 def test_without_any_detection_there_is_no_mask_to_compute() -> None:

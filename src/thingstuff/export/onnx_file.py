@@ -1,6 +1,7 @@
 """From a network to an ONNX file: one graph of standard operators, opset 20."""
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,8 @@ op: Any = onnxscript.opset20
 OPSET = 20
 """The first with a deformable convolution that exporters write correctly is 19."""
 _FAR_AWAY = -1e5
+_LARGEST_CONSTANT = 2**16
+"""Elements; larger ones are not computed beforehand, so that no file is full of zeros that a loop begins with."""
 _RULES = (
     rules.cast_cast_rule,
     rules.no_op_cast_rule,
@@ -61,6 +64,7 @@ def to_onnx(graph: ExportedGraph, batch: int, channels: int, dtype: torch.dtype)
     model = exported.model_proto
     _take_size_as_numbers(model)
     _slice_where_gathered(model)
+    _move_into_loops(model)
     return model
 
 
@@ -132,7 +136,7 @@ def _simplify(model: onnx_ir.Model) -> None:
     """
     passes.InlinePass()(model)
     for _ in range(2):
-        onnxscript.optimizer.fold_constants(model, onnx_shape_inference=True)
+        onnxscript.optimizer.fold_constants(model, onnx_shape_inference=True, output_size_limit=_LARGEST_CONSTANT)
         rewriter.RewritePass(_RULES)(model)
         passes.RemoveUnusedNodesPass()(model)
     passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
@@ -177,6 +181,28 @@ def _slice_where_gathered(model: onnx.ModelProto) -> None:
         model.graph.node.append(onnx.helper.make_node("Reshape", [ends[node.input[1]], f"{output}_shape"], [end]))
         inputs = [node.input[0], f"{output}_first", end, f"{output}_axis"]
         model.graph.node.append(onnx.helper.make_node("Slice", inputs, [output]))
+
+
+def _move_into_loops(model: onnx.ModelProto) -> None:
+    """Give a loop the constants that it alone uses: runtimes lay out the weights of a graph only for its own steps."""
+    users: dict[str, list[onnx.GraphProto]] = {}
+    for graph in _with_inner_graphs(model.graph):
+        for name in {name for node in graph.node for name in node.input} | {value.name for value in graph.output}:
+            users.setdefault(name, []).append(graph)
+    tensors = list(model.graph.initializer)
+    del model.graph.initializer[:]
+    for tensor in tensors:
+        graphs = users.get(tensor.name, [])
+        (graphs[0] if len(graphs) == 1 else model.graph).initializer.append(tensor)
+
+
+def _with_inner_graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """A graph, and those that its steps run."""
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                yield from _with_inner_graphs(attribute.g)
 
 
 def _small_constants(model: onnx.ModelProto) -> dict[str, list[Any]]:

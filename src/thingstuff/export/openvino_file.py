@@ -1,6 +1,6 @@
 """From an ONNX graph to OpenVINO's own file."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -21,6 +21,8 @@ _CONVOLUTIONS = {
     "GroupConvolutionBackpropData",
 }
 _LARGEST = 3e38
+Step = tuple[str, ...]
+"""Name of a step of the graph; of one inside of a loop, after the name of the loop."""
 
 
 def write_openvino_file(onnx_path: Path, metadata: Mapping[str, str], path: Path) -> None:
@@ -40,7 +42,7 @@ def write_openvino_file(onnx_path: Path, metadata: Mapping[str, str], path: Path
     _mark_precise(path, _steps_without_weights(model) | clamped)
 
 
-def _clamp_pooled_features(model: openvino.Model) -> set[str]:
+def _clamp_pooled_features(model: openvino.Model) -> set[Step]:
     """Put a step that changes nothing between features and the pooling of regions; its names.
 
     It takes bfloat16 features, channels last, to float32. Without it OpenVINO makes them channels first on the way,
@@ -53,20 +55,40 @@ def _clamp_pooled_features(model: openvino.Model) -> set[str]:
         if key not in clamps:
             clamps[key] = opset13.clamp(features, -_LARGEST, _LARGEST, name=f"pooled_features_{len(clamps)}")
         pooling.input(0).replace_source_output(clamps[key].output(0))
-    return {clamp.get_friendly_name() for clamp in clamps.values()}
+    return {(clamp.get_friendly_name(),) for clamp in clamps.values()}
 
 
-def _steps_without_weights(model: openvino.Model) -> set[str]:
-    """Names of the steps from the last learned layers to the outputs and to regions that features are pooled from."""
+def _steps_without_weights(model: openvino.Model) -> set[Step]:
+    """The steps from the last learned layers to the outputs and to regions that features are pooled from."""
     poolings = _poolings(model)
-    found = {node.get_friendly_name() for node in poolings}
-    waiting: list[openvino.Node] = [*model.get_results(), *(node.input_value(1).get_node() for node in poolings)]
+    found: set[Step] = {(node.get_friendly_name(),) for node in poolings}
+    found.update(_back_to_learned([*model.get_results(), *(node.input_value(1).get_node() for node in poolings)])[0])
+    return found
+
+
+def _back_to_learned(ends: Sequence[openvino.Node]) -> tuple[set[Step], set[str]]:
+    """The steps from the last learned layers to those at the ends, and the parameters that they begin with."""
+    found: set[Step] = set()
+    parameters: set[str] = set()
+    waiting = list(ends)
     while waiting:
         node = waiting.pop()
-        if node.get_friendly_name() not in found and not _is_learned(node):
-            found.add(node.get_friendly_name())
+        name, kind = node.get_friendly_name(), node.get_type_name()
+        if (name,) in found or _is_learned(node):
+            continue
+        found.add((name,))
+        if kind == "Parameter":
+            parameters.add(name)
+        elif kind == "Loop":
+            inside, begins = _back_to_learned(node.get_function().get_results())
+            found.update((name, *step) for step in inside)
+            inner = [parameter.get_friendly_name() for parameter in node.get_function().get_parameters()]
+            descriptions = node.get_input_descriptions()
+            used = {each.input_index for each in descriptions if inner[each.body_parameter_index] in begins}
+            waiting += [node.input_value(index).get_node() for index in used]
+        else:
             waiting += [value.get_node() for value in node.input_values()]
-    return found
+    return found, parameters
 
 
 def _poolings(model: openvino.Model) -> list[openvino.Node]:
@@ -78,13 +100,16 @@ def _is_learned(node: openvino.Node) -> bool:
     return kind in _CONVOLUTIONS or (kind == "MatMul" and node.input_value(1).get_node().get_type_name() == "Constant")
 
 
-def _mark_precise(path: Path, names: set[str]) -> None:
+def _mark_precise(path: Path, steps: set[Step]) -> None:
     """Python can write this attribute of OpenVINO's into no model, only into its file."""
     tree = ElementTree.parse(path)
-    marked = [layer for layer in tree.iterfind("layers/layer") if layer.get("name") in names]
-    marked += [inner for layer in marked for inner in layer.iterfind("body/layers/layer")]  # of loops
-    for layer in marked:
-        if layer.get("type") not in ("Const", "Parameter", "Result"):
+    layers: dict[Step, ElementTree.Element] = {}
+    for layer in tree.iterfind("layers/layer"):
+        name = layer.get("name", "")
+        layers[(name,)] = layer
+        layers |= {(name, inner.get("name", "")): inner for inner in layer.iterfind("body/layers/layer")}
+    for step, layer in layers.items():
+        if step in steps and layer.get("type") not in ("Const", "Parameter", "Result"):
             information = layer.find("rt_info")
             if information is None:
                 information = ElementTree.Element("rt_info")

@@ -30,6 +30,8 @@ class Suppression(NamedTuple):
 
 DETECTRON2_RULE = Suppression(0.05, 0.5)
 """How Detectron2 chooses detections."""
+_MASKS_AT_ONCE = 10
+"""Rows of each picture whose masks a graph computes together; the more, the more of them only fill up."""
 
 
 class RegionBranch(nn.Module):
@@ -93,25 +95,36 @@ class RegionBranch(nn.Module):
     def with_masks(self, pyramid: Pyramid, found: Instances) -> Instances:
         """The same instances with the mask of each one's class; without a mask branch, as they are.
 
-        Compiled or exported, every row gets a mask; else those that only fill up get zeros, for masks are dear.
+        Rows that only fill up get zeros, for masks are dear; but compiled for a GPU they get masks as well, because a
+        GPU would have to tell the processor how many rows are valid.
         """
         if self.mask_head is None:
             return found
         if torch.compiler.is_compiling():
-            masks = self._own_masks(pyramid, found.boxes.unbind(0), found.labels.flatten())
+            if found.boxes.device.type == "cpu":
+                return replace(found, mask_logits=self._masks_in_graph(pyramid, found))
+            masks = _own_masks(self.masks(pyramid, found.boxes.unbind(0)), found.labels.flatten())
             return replace(found, mask_logits=masks.unflatten(0, found.labels.shape))
         boxes = [rows[valid] for rows, valid in zip(found.boxes, found.valid, strict=True)]
-        masks = self._own_masks(pyramid, boxes, found.labels[found.valid])
+        masks = _own_masks(self.masks(pyramid, boxes), found.labels[found.valid])
         mask_logits = masks.new_zeros(*found.valid.shape, *masks.shape[1:])
         mask_logits[found.valid] = masks
         return replace(found, mask_logits=mask_logits)
 
-    def _own_masks(
-        self, pyramid: Pyramid, boxes: Sequence[Float32[Tensor, "_ 4"]], labels: Int64[Tensor, " R"]
-    ) -> Float32[Tensor, "R M M"]:
-        """Mask logits of each region's own class."""
-        masks = self.masks(pyramid, boxes)
-        return masks.gather(1, labels[:, None, None, None].expand(-1, 1, *masks.shape[2:]))[:, 0].float()
+    def _masks_in_graph(self, pyramid: Pyramid, found: Instances) -> Float32[Tensor, "B D M M"]:
+        """Masks by steps of fixed sizes: of some rows of every picture at a time, up to the last that is valid."""
+        assert self.mask_pool is not None
+        assert self.mask_head is not None
+        head, labels = self.mask_head, found.labels
+        batch, count = labels.shape
+        features = self.mask_pool(pyramid, found.boxes.unbind(0)).unflatten(0, (batch, count))
+        side = 2 * features.shape[-1]
+        end = (found.valid * torch.arange(1, count + 1, device=labels.device)).max()
+        start = torch.zeros_like(end), torch.zeros((batch, count, side, side), device=labels.device)
+        _, masks = torch.while_loop(
+            lambda row, _: row < end, lambda row, masks: _add_masks(head, features, labels, row, masks), start
+        )
+        return masks
 
     def classify(self, pyramid: Pyramid, boxes: Sequence[Float32[Tensor, "_ 4"]]) -> BoxPredictions:
         """Class logits and deltas of the given regions of each picture, all in one table."""
@@ -161,3 +174,25 @@ class RegionBranch(nn.Module):
         )
         chosen = boxes[rows, labels] if boxes.shape[1] > 1 else boxes[rows, 0]
         return chosen * valid[:, None], scores[rows, labels] * valid, labels, valid
+
+
+def _own_masks(masks: Float[Tensor, "R masks M M"], labels: Int64[Tensor, " R"]) -> Float32[Tensor, "R M M"]:
+    """Mask logits of each region's own class."""
+    return masks.gather(1, labels[:, None, None, None].expand(-1, 1, *masks.shape[2:]))[:, 0].float()
+
+
+def _add_masks(
+    head: nn.Module,
+    features: Float[Tensor, "B D C size size"],
+    labels: Int64[Tensor, "B D"],
+    row: Int64[Tensor, ""],
+    masks: Float32[Tensor, "B D M M"],
+) -> tuple[Int64[Tensor, ""], Float32[Tensor, "B D M M"]]:
+    """The masks of some rows from ``row`` on, put with the others, and where the next rows begin."""
+    batch, count = labels.shape
+    step = min(_MASKS_AT_ONCE, count)
+    # The last rows may be seen twice, so that there are always as many.
+    rows = row.clamp(max=count - step) + torch.arange(step, device=row.device)
+    seen = head(features.index_select(1, rows).flatten(0, 1))
+    own = _own_masks(seen, labels.index_select(1, rows).flatten())
+    return row + step, masks.index_copy(1, rows, own.unflatten(0, (batch, step)))
