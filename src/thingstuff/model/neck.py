@@ -53,7 +53,8 @@ class FPN(nn.Module):
         features = [output(level) for output, level in zip(self.output, features, strict=True)]
         if self.bottom_up is not None:
             features = self.bottom_up(features)
-        features.append(F.max_pool2d(features[-1], kernel_size=1, stride=2))
+        # Detectron2's pooling with a window of one pixel. Torch 2.11 exports that for one parity of the size alone.
+        features.append(features[-1][..., ::2, ::2])
         strides = [*pyramid.features, 2 * max(pyramid.features)]
         return Pyramid(dict(zip(strides, features, strict=True)))
 
