@@ -14,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 from thingstuff.export.openvino_file import write_openvino_file  # noqa: E402
 
 WIDTH, CHANNELS = 1024, 16
+LAYERS, LAYERS_OF_LOOPS = "layers/layer", "layers/layer/body/layers/layer"
 
 
 @pytest.fixture
@@ -66,6 +67,12 @@ def run(path: Path, precision: str) -> np.ndarray:
     return compiled(inputs)["scores"]
 
 
+def marked(path: Path, layers: str) -> set[str | None]:
+    """Kinds of the layers in a file that are to be computed in float32."""
+    found = ElementTree.parse(path).getroot().findall(layers)
+    return {layer.get("type") for layer in found if layer.find("rt_info/attribute[@name='precise']") is not None}
+
+
 def test_coordinates_stay_exact_where_layers_are_computed_in_bfloat16(pooling: Path) -> None:
     exact, coarse = run(pooling, "f32"), run(pooling, "bf16")
     # A region that lay a pixel further would give quite other numbers.
@@ -73,9 +80,7 @@ def test_coordinates_stay_exact_where_layers_are_computed_in_bfloat16(pooling: P
 
 
 def test_what_is_marked(pooling: Path) -> None:
-    layers = ElementTree.parse(pooling).getroot().findall("layers/layer")
-    exact = {layer.get("type") for layer in layers if layer.find("rt_info/attribute[@name='precise']") is not None}
-    assert exact == {"Add", "Clamp", "ROIAlign"}
+    assert marked(pooling, LAYERS) == {"Add", "Clamp", "ROIAlign"}
     assert openvino.Core().read_model(pooling).get_rt_info(["thingstuff", "credit"]).astype(str) == "nobody's"
 
 
@@ -109,9 +114,7 @@ def test_steps_of_loops_are_marked_as_well(tmp_path: Path) -> None:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     onnx.save(model, tmp_path / "loop.onnx")
     write_openvino_file(tmp_path / "loop.onnx", {}, tmp_path / "loop.xml")
-    layers = ElementTree.parse(tmp_path / "loop.xml").getroot().findall("layers/layer/body/layers/layer")
-    exact = {layer.get("type") for layer in layers if layer.find("rt_info/attribute[@name='precise']") is not None}
-    assert "Add" in exact
+    assert "Add" in marked(tmp_path / "loop.xml", LAYERS_OF_LOOPS)
     compiled = openvino.Core().compile_model(tmp_path / "loop.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     found = compiled({"turns": np.array(3), "start": np.array([1001, 0], dtype=np.float32)})["sums"]
     assert found.tolist() == [1004, 3]
@@ -158,12 +161,7 @@ def test_learned_layers_of_loops_are_not_marked(tmp_path: Path) -> None:
     onnx.checker.check_model(model)
     onnx.save(model, tmp_path / "loop.onnx")
     write_openvino_file(tmp_path / "loop.onnx", {}, tmp_path / "loop.xml")
-
-    def marked(path: str) -> set[str | None]:
-        layers = ElementTree.parse(tmp_path / "loop.xml").getroot().findall(path)
-        return {layer.get("type") for layer in layers if layer.find("rt_info/attribute[@name='precise']") is not None}
-
-    assert marked("layers/layer") == {"Exp", "Loop"}
-    inside = marked("layers/layer/body/layers/layer")
+    assert marked(tmp_path / "loop.xml", LAYERS) == {"Exp", "Loop"}
+    inside = marked(tmp_path / "loop.xml", LAYERS_OF_LOOPS)
     assert "Subtract" in inside
     assert not inside & {"Convolution", "ReLU"}

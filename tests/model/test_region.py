@@ -1,12 +1,12 @@
 """From proposals to detections: scores, boxes, what is dropped, which mask is taken."""
 
 import math
-from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from production import loops_of_python
 from thingstuff.model.box_head import BoxPredictions
 from thingstuff.model.region import RegionBranch, Suppression
 from thingstuff.structures import Instances, Proposals, Pyramid
@@ -216,13 +216,6 @@ class CountingMasks(MasksOfEveryClass):
         return super().forward(boxes)
 
 
-def one_by_one(condition: Callable[..., Tensor], body: Callable[..., tuple[Tensor, ...]], start: tuple[Tensor, ...]):
-    """What ``torch.while_loop`` does, without a compiler."""
-    while condition(*start):
-        start = body(*start)
-    return start
-
-
 @pytest.mark.parametrize("counts", [(0, 0), (1, 0), (10, 3), (11, 0), (20, 24), (25, 25)])
 def test_graphs_compute_masks_up_to_the_last_row_that_is_valid(
     counts: tuple[int, int], monkeypatch: pytest.MonkeyPatch
@@ -236,9 +229,9 @@ def test_graphs_compute_masks_up_to_the_last_row_that_is_valid(
     assert eager is not None
     assert torch.equal(eager[valid], (10 * labels + boxes[:, :, 0])[valid][:, None, None].expand(-1, 2, 2))
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
-    monkeypatch.setattr(torch, "while_loop", one_by_one)
     head.counts = []
-    graph = region.with_masks(PYRAMID, found).mask_logits
+    with loops_of_python():
+        graph = region.with_masks(PYRAMID, found).mask_logits
     assert graph is not None
     assert torch.equal(graph[valid], eager[valid])
     assert head.counts == [20] * math.ceil(max(counts) / 10)  # ten of each of two pictures

@@ -124,13 +124,17 @@ def _scene(number: int, size: Size, kind: PictureConfig) -> np.ndarray:
     """A scene with the channels and bits that the network takes."""
     image = draw_scene(number, 0, size).image
     image = np.ascontiguousarray(np.resize(image.transpose(2, 0, 1), (kind.channels, *size)).transpose(1, 2, 0))
-    return image.astype(np.uint16) * 257 if kind.pixels == "uint16" else image
+    return _with_bits(image, kind)
 
 
 def _darkness(size: Size, kind: PictureConfig) -> np.ndarray:
     """A picture of nothing. Were it black all over, regions would be alike, and rounding would choose between them."""
-    noise = np.random.default_rng(0).integers(0, 8, (*size, kind.channels))
-    return noise.astype(np.uint16) * 257 if kind.pixels == "uint16" else noise.astype(np.uint8)
+    return _with_bits(np.random.default_rng(0).integers(0, 8, (*size, kind.channels), dtype=np.uint8), kind)
+
+
+def _with_bits(image: np.ndarray, kind: PictureConfig) -> np.ndarray:
+    """A picture of 8 bits with those that the network takes."""
+    return image.astype(np.uint16) * 257 if kind.pixels == "uint16" else image
 
 
 def _difference(name: str, eager: Result, file: Result) -> Difference:
@@ -164,12 +168,14 @@ def agree(one: Panoptic, other: Panoptic) -> float:
     """
     classes, other_classes = ({0: 0} | {s.id: s.category_id for s in panoptic.segments} for panoptic in (one, other))
     pairs, counts = np.unique(np.stack([one.ids.ravel(), other.ids.ravel()]), axis=1, return_counts=True)
-    partners: dict[int, int] = {}
+    taken: set[int] = set()
+    other_taken: set[int] = set()
     shared = 0
     for (first, second), count in sorted(zip(pairs.T.tolist(), counts.tolist(), strict=True), key=lambda p: -p[1]):
         alike = (first == 0) == (second == 0) and classes[first] == other_classes[second]
-        if alike and first not in partners and second not in partners.values():
-            partners[first] = second
+        if alike and first not in taken and second not in other_taken:
+            taken.add(first)
+            other_taken.add(second)
             shared += count
     return shared / one.ids.size
 
